@@ -1,0 +1,7 @@
+//! Key encapsulation, onion layers, relay-cell encryption, signatures, key derivation. No I/O.
+
+pub mod cgo;
+pub mod identity;
+pub mod kem;
+pub mod onion;
+pub mod replay;

@@ -1,0 +1,1 @@
+//! Link handshake payloads.

@@ -1,0 +1,2 @@
+//! The bulbil command.
+fn main() {}
