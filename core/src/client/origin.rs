@@ -1,0 +1,147 @@
+//! The client's side of a conversation: which relay messages may come from which hop, and what each means. No cells, no sockets.
+
+use core::net::SocketAddr;
+
+use crate::conversation::Halves;
+use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex};
+use crate::crypto::identity::TranscriptDigest;
+use crate::relay::exit::OutOfTurn;
+use crate::wire::descriptor::RSA_LEN;
+use crate::wire::message::UnixTime;
+use crate::wire::{EndReason, Message};
+
+/// How far the conversation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The onion and BEGIN are on their way.
+    Opening,
+    /// The exit has reached the target.
+    Connected(SocketAddr),
+    /// Somebody on the path ended it.
+    Ended(EndReason, HopIndex),
+}
+
+/// A signed answer: what the exit's identity vouches for.
+#[derive(Clone)]
+pub struct Receipt {
+    /// When the exit signed, by its clock.
+    pub time: UnixTime,
+    /// SHA-256 of the request as we sent it.
+    pub request: [u8; 32],
+    /// SHA-256 of the answer as we received it.
+    pub answer: [u8; 32],
+    /// The exit's signature, not yet verified: the exit's identity key is in its descriptor.
+    pub signature: [u8; RSA_LEN],
+}
+
+/// A conversation at its client.
+pub struct Origin {
+    /// The layers for cells away from us.
+    pub forward: ClientForward,
+    /// The layers for cells toward us.
+    pub backward: ClientBackward,
+    exit: HopIndex,
+    stage: Stage,
+    transcript: Option<TranscriptDigest>,
+    receipt: Option<Receipt>,
+    /// Which directions are finished.
+    pub halves: Halves,
+}
+
+/// What to do with a message that came from the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// Bytes from the target, to be kept in order.
+    Data,
+    /// Nothing more; the cell is used up.
+    Used,
+}
+
+impl Origin {
+    /// A conversation that begins; `sign` if an answer's receipt is asked for.
+    #[must_use]
+    pub fn new(forward: ClientForward, backward: ClientBackward, exit: HopIndex, sign: bool) -> Self {
+        Self {
+            forward,
+            backward,
+            exit,
+            stage: Stage::Opening,
+            transcript: sign.then(TranscriptDigest::new),
+            receipt: None,
+            halves: Halves::default(),
+        }
+    }
+
+    /// The hop that our messages go to.
+    #[must_use]
+    pub const fn exit(&self) -> HopIndex {
+        self.exit
+    }
+
+    /// The address that the exit has connected to, once it has.
+    #[must_use]
+    pub const fn connected(&self) -> Option<SocketAddr> {
+        match self.stage {
+            Stage::Connected(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// Why and by which hop the conversation was ended, once it is.
+    #[must_use]
+    pub const fn ended(&self) -> Option<(EndReason, HopIndex)> {
+        match self.stage {
+            Stage::Ended(reason, hop) => Some((reason, hop)),
+            _ => None,
+        }
+    }
+
+    /// Takes the receipt, if one has come.
+    pub const fn take_receipt(&mut self) -> Option<Receipt> {
+        self.receipt.take()
+    }
+
+    /// Bytes of the request leave.
+    pub fn handle_request(&mut self, bytes: &[u8]) {
+        if let Some(transcript) = &mut self.transcript {
+            transcript.request(bytes);
+        }
+    }
+
+    /// Takes a message that `hop` sent.
+    ///
+    /// # Errors
+    /// The message may not come now or not from this hop: somebody on the path breaks the protocol.
+    pub fn handle(&mut self, hop: HopIndex, message: &Message<'_>) -> Result<Received, OutOfTurn> {
+        let open = !matches!(self.stage, Stage::Ended(..));
+        let talking = matches!(self.stage, Stage::Connected(_)) && !self.halves.finish_received && hop == self.exit;
+        match *message {
+            Message::Drop => Ok(Received::Used),
+            // Any hop may say that it cannot go on; only the exit speaks of the target.
+            Message::End(reason) if open && (hop == self.exit || reason.is_of_a_relay()) => {
+                self.stage = Stage::Ended(reason, hop);
+                Ok(Received::Used)
+            }
+            Message::Connected { address } if self.stage == Stage::Opening && hop == self.exit => {
+                self.stage = Stage::Connected(address);
+                Ok(Received::Used)
+            }
+            Message::Data(bytes) if talking && self.receipt.is_none() => {
+                if let Some(transcript) = &mut self.transcript {
+                    transcript.answer(bytes);
+                }
+                Ok(Received::Data)
+            }
+            Message::Receipt { time, signature } if talking => {
+                let (request, answer) = self.transcript.take().ok_or(OutOfTurn)?.finish();
+                self.receipt = Some(Receipt { time, request, answer, signature: *signature });
+                Ok(Received::Used)
+            }
+            Message::Fin if talking => {
+                self.halves.finish_received = true;
+                Ok(Received::Used)
+            }
+            _ => Err(OutOfTurn),
+        }
+    }
+}

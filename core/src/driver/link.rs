@@ -1,0 +1,457 @@
+//! A link's life: connect or accept, shake hands, carry records, end. `PROTOCOL.md` section 4.
+
+use core::net::SocketAddr;
+use core::task::Poll;
+use core::time::Duration;
+
+use embedded_io::{Error as _, ErrorKind};
+
+use super::{Driver, More};
+use crate::circuit::LinkId;
+use crate::io::{ByteStream, Shell};
+use crate::link::noise::{self, MESSAGE1_LEN, MESSAGE2_OVERHEAD};
+use crate::link::record::{LENGTH_LEN, RECORD_LEN_MAX, cells_offset, record_len};
+use crate::link::{Connector, HandshakeError, Opened, Opener, RecordError, RecordKey, RecordLimit, Sealer};
+use crate::node::{PeerLimits, Violation};
+use crate::phonebook::{DescriptorError, VerifiedDescriptor};
+use crate::time::Instant;
+use crate::wire::cell::CELL_LEN;
+use crate::wire::handshake::{ANSWER_MAX_LEN, Answer, CircuitLimit, LinkLimits};
+use crate::wire::{Descriptor, NodeId, WireError};
+
+/// Longest second handshake message with its length, in bytes.
+const ANSWER_FRAME_MAX: usize = LENGTH_LEN + MESSAGE2_OVERHEAD + ANSWER_MAX_LEN;
+
+/// The least that a link's buffers must hold, each: the handshake's longest message.
+pub const LINK_BUFFER_MIN: usize = ANSWER_FRAME_MAX;
+
+const _: () = assert!(LINK_BUFFER_MIN >= record_len(1) && LINK_BUFFER_MIN > LENGTH_LEN + MESSAGE1_LEN);
+
+/// A link whose peer takes nothing for so long is closed.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Bytes that one link may bring in before others have their turn.
+const TURN: usize = 8 * RECORD_LEN_MAX;
+
+/// Why a link ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// The connection was not made, or broke.
+    Io(ErrorKind),
+    /// The peer closed it.
+    Closed,
+    /// The handshake failed.
+    Handshake(HandshakeError),
+    /// The answer is not what an answer must be.
+    Answer(WireError),
+    /// The answerer's descriptor is not acceptable.
+    Descriptor(DescriptorError),
+    /// The answer is authentic, but not from the node that was to be met.
+    WrongNode,
+    /// A record failed.
+    Record(RecordError),
+    /// The peer broke the protocol.
+    Violation(Violation),
+    /// Nobody used it, or its handshake took too long.
+    Idle,
+    /// The peer took nothing for a minute.
+    Stalled,
+    /// This node is shutting down.
+    Shutdown,
+}
+
+impl core::fmt::Display for LinkEnd {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Io(kind) => write!(f, "connection failed: {kind:?}"),
+            Self::Closed => f.write_str("closed by the peer"),
+            Self::Handshake(error) => write!(f, "handshake failed: {error}"),
+            Self::Answer(error) => write!(f, "answer is malformed: {error}"),
+            Self::Descriptor(error) => write!(f, "descriptor not acceptable: {error}"),
+            Self::WrongNode => f.write_str("answered by another node than the one pinned"),
+            Self::Record(error) => write!(f, "record failed: {error}"),
+            Self::Violation(violation) => write!(f, "protocol violation: {violation}"),
+            Self::Idle => f.write_str("idle"),
+            Self::Stalled => f.write_str("the peer takes nothing"),
+            Self::Shutdown => f.write_str("shutting down"),
+        }
+    }
+}
+
+enum State<S: Shell> {
+    Free,
+    /// The shell connects; the node to be met there, if known.
+    Connecting(Option<NodeId>),
+    /// Message 1 is out or on its way.
+    AwaitingAnswer(S::LinkStream, Connector, Option<NodeId>),
+    /// A peer has connected and says nothing yet.
+    AwaitingConnector(S::LinkStream),
+    /// Shaken hands, as answerer: nothing is sent before the first record has told us how.
+    AwaitingHello(S::LinkStream, RecordKey, Opener<S::Aead>),
+    Up(S::LinkStream, Sealer<S::Aead>, Opener<S::Aead>),
+}
+
+impl<S: Shell> State<S> {
+    const fn stream(&mut self) -> Option<&mut S::LinkStream> {
+        match self {
+            Self::Free | Self::Connecting(_) => None,
+            Self::AwaitingAnswer(stream, ..)
+            | Self::AwaitingConnector(stream)
+            | Self::AwaitingHello(stream, ..)
+            | Self::Up(stream, ..) => Some(stream),
+        }
+    }
+}
+
+/// A link's place: its stream and keys, and a buffer each way.
+pub struct LinkPlace<'m, S: Shell> {
+    state: State<S>,
+    input: &'m mut [u8],
+    /// Bytes of `input` that have come and are not used.
+    arrived: core::ops::Range<usize>,
+    output: &'m mut [u8],
+    /// Bytes of `output` that are to be written.
+    departing: core::ops::Range<usize>,
+    /// When bytes last went out, or began to wait.
+    progress: Instant,
+}
+
+impl<'m, S: Shell> LinkPlace<'m, S> {
+    /// A place without a link. Both buffers must hold [`LINK_BUFFER_MIN`] and one record of the size that this node announces
+    /// (`input`) or is ready to send (`output`); longer input buffers save system calls.
+    #[must_use]
+    pub const fn new(input: &'m mut [u8], output: &'m mut [u8]) -> Self {
+        Self { state: State::Free, input, arrived: 0..0, output, departing: 0..0, progress: Instant::from_millis(0) }
+    }
+
+    fn reset(&mut self, state: State<S>) {
+        self.state = state;
+        (self.arrived, self.departing) = (0..0, 0..0);
+    }
+
+    /// Writes what departs. `Ready` once nothing is left.
+    fn write(&mut self, now: Instant) -> Poll<Result<(), LinkEnd>> {
+        while !self.departing.is_empty() {
+            let Some(stream) = self.state.stream() else { return Poll::Pending };
+            match stream.try_write(&self.output[self.departing.clone()]) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(written)) => {
+                    self.departing.start += written.min(self.departing.len());
+                    self.progress = now;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(LinkEnd::Io(error.kind()))),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what has come behind what is here already; answers how much that was.
+    fn read(&mut self) -> Poll<Result<usize, LinkEnd>> {
+        if self.arrived.end == self.input.len() {
+            // The space before the bytes that wait is used up: move them to the front, at most one record's worth.
+            self.input.copy_within(self.arrived.clone(), 0);
+            self.arrived = 0..self.arrived.len();
+        }
+        let Some(stream) = self.state.stream() else { return Poll::Pending };
+        match stream.try_read(&mut self.input[self.arrived.end..]) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(LinkEnd::Closed)),
+            Poll::Ready(Ok(read)) => {
+                self.arrived.end = (self.arrived.end + read).min(self.input.len());
+                Poll::Ready(Ok(read))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(LinkEnd::Io(error.kind()))),
+        }
+    }
+
+    /// The handshake message at the front of what has arrived, once it is whole: where it lies.
+    fn framed(&self, longest: usize) -> Result<Option<core::ops::Range<usize>>, LinkEnd> {
+        let Some(length) = self.input[self.arrived.clone()].first_chunk::<LENGTH_LEN>() else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length > longest {
+            return Err(LinkEnd::Handshake(HandshakeError::Length));
+        }
+        let start = self.arrived.start + LENGTH_LEN;
+        Ok((self.arrived.end >= start + length).then_some(start..start + length))
+    }
+}
+
+impl<S: Shell> Driver<'_, S> {
+    /// A peer has connected. Answers the link's number, or gives the stream back if there is no place for it.
+    ///
+    /// # Errors
+    /// Every place is taken, or the node answers no links.
+    pub fn accept(&mut self, shell: &S, stream: S::LinkStream, now: Instant) -> Result<LinkId, S::LinkStream> {
+        if shell.descriptor().is_empty() {
+            return Err(stream);
+        }
+        let Some(link) = self.node.accept_link(now) else { return Err(stream) };
+        if let Some(place) = self.links.get_mut(link.slot()) {
+            place.reset(State::AwaitingConnector(stream));
+        }
+        Ok(link)
+    }
+
+    pub(super) fn begin_connect(
+        &mut self,
+        shell: &mut S,
+        link: LinkId,
+        address: SocketAddr,
+        node: Option<NodeId>,
+        _now: Instant,
+    ) {
+        if let Some(place) = self.links.get_mut(link.slot()) {
+            place.reset(State::Connecting(node));
+            shell.connect_link(link, address);
+        }
+    }
+
+    /// The shell has connected a link that it was asked for, or could not. A stream for a link that was given up is dropped.
+    pub fn handle_link_stream(
+        &mut self,
+        shell: &mut S,
+        link: LinkId,
+        stream: Result<S::LinkStream, ErrorKind>,
+        now: Instant,
+    ) {
+        let Some(place) = self.links.get_mut(link.slot()) else { return };
+        let State::Connecting(node) = place.state else { return };
+        match stream {
+            Err(kind) => self.close_link(shell, link, LinkEnd::Io(kind), now),
+            Ok(stream) => {
+                let mut message = [0; MESSAGE1_LEN];
+                let connector = Connector::start(shell.rng(), &mut message);
+                place.reset(State::AwaitingAnswer(stream, connector, node));
+                if let Some((length, rest)) = place.output.split_first_chunk_mut::<LENGTH_LEN>()
+                    && let Some(text) = rest.first_chunk_mut()
+                {
+                    *length = (MESSAGE1_LEN as u16).to_be_bytes();
+                    *text = message;
+                }
+                place.departing = 0..LENGTH_LEN + MESSAGE1_LEN;
+                place.progress = now;
+                let _more = self.service_link(shell, link, now);
+            }
+        }
+    }
+
+    /// Ends a link from our side and drops its stream.
+    pub fn close_link(&mut self, shell: &mut S, link: LinkId, end: LinkEnd, now: Instant) {
+        if let Some(place) = self.links.get_mut(link.slot()) {
+            place.reset(State::Free);
+        }
+        self.node.handle_link_down(link, now);
+        shell.handle_link_end(link, end);
+    }
+
+    /// Ends every link.
+    pub fn close_all(&mut self, shell: &mut S, now: Instant) {
+        for at in 0..self.links.len() {
+            if !matches!(self.links[at].state, State::Free) {
+                self.close_link(shell, LinkId(at as u16), LinkEnd::Shutdown, now);
+            }
+        }
+    }
+
+    /// A link's stream may have become ready: takes in what has come and writes what waits.
+    pub fn service_link(&mut self, shell: &mut S, link: LinkId, now: Instant) -> More {
+        match self.take_input(shell, link, now) {
+            Ok(more) => {
+                self.flush_link(shell, link, now);
+                more
+            }
+            Err(end) => {
+                self.close_link(shell, link, end, now);
+                More::No
+            }
+        }
+    }
+
+    fn take_input(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<More, LinkEnd> {
+        let mut turn = TURN;
+        loop {
+            let Some(place) = self.links.get_mut(link.slot()) else { return Ok(More::No) };
+            match place.read() {
+                Poll::Pending => return Ok(More::No),
+                Poll::Ready(read) => turn = turn.saturating_sub(read?),
+            }
+            while self.take_one(shell, link, now)? {}
+            if turn == 0 {
+                return Ok(More::Yes);
+            }
+        }
+    }
+
+    /// Handles the first whole message or record that has arrived; answers `false` if none is whole.
+    fn take_one(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
+        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
+        match &mut place.state {
+            State::Free | State::Connecting(_) => Ok(false),
+            State::AwaitingConnector(_) => self.answer(shell, link, now),
+            State::AwaitingAnswer(..) => self.judge_answer(shell, link, now),
+            State::AwaitingHello(_, _, opener) | State::Up(_, _, opener) => {
+                let arrived = place.arrived.clone();
+                match opener.open(&mut place.input[arrived.clone()]).map_err(LinkEnd::Record)? {
+                    Opened::NeedMore { total } => {
+                        // Move a record that would not fit to the front while it is small.
+                        if arrived.is_empty() {
+                            place.arrived = 0..0;
+                        } else if arrived.start + total > place.input.len() {
+                            place.input.copy_within(arrived.clone(), 0);
+                            place.arrived = 0..arrived.len();
+                        }
+                        Ok(false)
+                    }
+                    Opened::Record { cells, consumed } => {
+                        for cell in cells {
+                            self.node.handle_cell(link, cell, now).map_err(LinkEnd::Violation)?;
+                        }
+                        place.arrived.start += consumed;
+                        self.finish_hello(link);
+                        Ok(true)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once HELLO has come, records can be sent.
+    fn finish_hello(&mut self, link: LinkId) {
+        let Some(place) = self.links.get_mut(link.slot()) else { return };
+        if !matches!(place.state, State::AwaitingHello(..)) {
+            return;
+        }
+        let Some(limit) = self.node.peer_limits(link).and_then(|limits| RecordLimit::new(limits.record_cells)) else {
+            return;
+        };
+        if let State::AwaitingHello(stream, send, opener) = core::mem::replace(&mut place.state, State::Free) {
+            place.state = State::Up(stream, Sealer::new(&send, limit), opener);
+        }
+    }
+
+    /// Answers a connector's message.
+    fn answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
+        let config = self.node.config();
+        let answer = Answer {
+            time: shell.unix_time(),
+            limits: LinkLimits { record_cells: config.record_cells, credit: config.initial_credit },
+            circuits: CircuitLimit::new(config.circuits_per_link).ok_or(LinkEnd::Answer(WireError::Invalid))?,
+            descriptor: shell.descriptor(),
+        };
+        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
+        let Some(range) = place.framed(MESSAGE1_LEN)? else { return Ok(false) };
+        let message: [u8; MESSAGE1_LEN] = place
+            .input
+            .get(range.clone())
+            .and_then(|message| message.try_into().ok())
+            .ok_or(LinkEnd::Handshake(HandshakeError::Length))?;
+        let mut payload = [0; ANSWER_MAX_LEN];
+        let payload_len = answer.emit(&mut payload).map_err(LinkEnd::Answer)?;
+        let record_limit =
+            RecordLimit::new(config.record_cells.value()).ok_or(LinkEnd::Answer(WireError::Invalid))?;
+
+        let (length, text) =
+            place.output.split_first_chunk_mut::<LENGTH_LEN>().ok_or(LinkEnd::Handshake(HandshakeError::NoRoom))?;
+        // The generator is borrowed from the shell, so the secret is used through a copy of the reference's owner.
+        let secret = shell.link_secret().clone();
+        let (len, keys) = noise::answer(&secret, &message, &payload[..payload_len], text, shell.rng())
+            .map_err(LinkEnd::Handshake)?;
+        *length = (len as u16).to_be_bytes();
+        place.departing = 0..LENGTH_LEN + len;
+        place.progress = now;
+        place.arrived.start = range.end;
+        if let State::AwaitingConnector(stream) = core::mem::replace(&mut place.state, State::Free) {
+            place.state = State::AwaitingHello(stream, keys.send, Opener::new(&keys.receive, record_limit));
+        }
+        self.node.handle_link_answered(link);
+        Ok(true)
+    }
+
+    /// Judges the answer to our message: authentic, acceptable, and from the node that we meant.
+    fn judge_answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
+        let own_limit = RecordLimit::new(self.node.config().record_cells.value());
+        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
+        let Some(range) = place.framed(ANSWER_FRAME_MAX - LENGTH_LEN)? else { return Ok(false) };
+        let State::AwaitingAnswer(stream, connector, expected) = core::mem::replace(&mut place.state, State::Free)
+        else {
+            return Ok(false);
+        };
+        let message = place.input.get_mut(range.clone()).ok_or(LinkEnd::Handshake(HandshakeError::Length))?;
+        let established = connector.finish(message).map_err(LinkEnd::Handshake)?;
+        let answer = Answer::parse(established.payload).map_err(LinkEnd::Answer)?;
+        let descriptor = Descriptor::parse(answer.descriptor).map_err(LinkEnd::Answer)?;
+        if descriptor.link_key != established.link_key.0 {
+            return Err(LinkEnd::WrongNode);
+        }
+        let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time()).map_err(LinkEnd::Descriptor)?;
+        if expected.is_some_and(|expected| expected != verified.node()) {
+            return Err(LinkEnd::WrongNode);
+        }
+        let peer_limit =
+            RecordLimit::new(answer.limits.record_cells.value()).ok_or(LinkEnd::Answer(WireError::Invalid))?;
+        let limits = PeerLimits {
+            record_cells: answer.limits.record_cells.value(),
+            credit: answer.limits.credit.value(),
+            circuits: answer.circuits.value(),
+        };
+        let time = answer.time;
+        let own_limit = own_limit.ok_or(LinkEnd::Answer(WireError::Invalid))?;
+        place.state = State::Up(
+            stream,
+            Sealer::new(&established.keys.send, peer_limit),
+            Opener::new(&established.keys.receive, own_limit),
+        );
+        place.arrived.start = range.end;
+        self.node.handle_link_up(link, verified.node(), limits, now);
+        shell.handle_descriptor(link, &verified, time);
+        Ok(true)
+    }
+
+    /// Sends what is ready on a link, as far as its stream takes it.
+    pub(super) fn flush_link(&mut self, shell: &mut S, link: LinkId, now: Instant) {
+        if let Err(end) = self.try_flush(link, now) {
+            self.close_link(shell, link, end, now);
+        }
+    }
+
+    fn try_flush(&mut self, link: LinkId, now: Instant) -> Result<(), LinkEnd> {
+        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(()) };
+        loop {
+            match place.write(now) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(written) => written?,
+            }
+            let State::Up(_, sealer, _) = &mut place.state else { return Ok(()) };
+            let room = place.output.len().saturating_sub(record_len(1) - CELL_LEN) / CELL_LEN;
+            let Some(text) = place.output.get_mut(cells_offset()..cells_offset() + room * CELL_LEN) else {
+                return Ok(());
+            };
+            let (cells, _nothing) = text.as_chunks_mut();
+            let count = self.node.poll_cells(link, cells, now);
+            if count == 0 {
+                return Ok(());
+            }
+            let len = sealer.seal(place.output, count).map_err(LinkEnd::Record)?;
+            place.departing = 0..len;
+            place.progress = now;
+        }
+    }
+
+    pub(super) fn close_stalled_links(&mut self, shell: &mut S, now: Instant) {
+        if now < self.stall_check {
+            return;
+        }
+        self.stall_check = now.after(Duration::from_secs(1));
+        for at in 0..self.links.len() {
+            let place = &self.links[at];
+            if !place.departing.is_empty() && now >= place.progress.after(STALL) {
+                self.close_link(shell, LinkId(at as u16), LinkEnd::Stalled, now);
+            }
+        }
+    }
+
+    /// A link's stream, for a shell that must look after it (to learn when it becomes ready).
+    pub fn link_stream(&mut self, link: LinkId) -> Option<&mut S::LinkStream> {
+        self.links.get_mut(link.slot())?.state.stream()
+    }
+}

@@ -1,0 +1,204 @@
+//! Conversations and the streams that they are attached to: a target at an exit, an application at a client. `PROTOCOL.md` section 12.
+
+use core::net::SocketAddr;
+use core::task::Poll;
+
+use super::{Driver, More};
+use crate::io::{ByteStream, Shell, Statement};
+use crate::node::{Ask, ConversationId, Output};
+use crate::time::Instant;
+use crate::wire::EndReason;
+
+/// Reads and writes of one conversation before others have their turn.
+const TURN: usize = 8;
+
+/// What a conversation is attached to.
+pub struct OutsidePlace<S: Shell> {
+    name: Option<ConversationId>,
+    stream: Option<S::OutsideStream>,
+    /// The stream has said that nothing more comes.
+    finished: bool,
+    /// The shell knows that the conversation is connected.
+    announced: bool,
+}
+
+impl<S: Shell> OutsidePlace<S> {
+    /// A place without a conversation.
+    pub const EMPTY: Self = Self { name: None, stream: None, finished: false, announced: false };
+}
+
+impl<S: Shell> Driver<'_, S> {
+    /// The place of a conversation, cleared if it was an older one's.
+    pub(super) fn claim(
+        &mut self,
+        name: ConversationId,
+        stream: Option<S::OutsideStream>,
+    ) -> Option<&mut OutsidePlace<S>> {
+        let place = self.outsides.get_mut(name.index().slot())?;
+        if place.name != Some(name) {
+            *place = OutsidePlace { name: Some(name), ..OutsidePlace::EMPTY };
+        }
+        if stream.is_some() {
+            place.stream = stream;
+        }
+        Some(place)
+    }
+
+    /// Attaches a stream to one of our own conversations. Until then what comes waits, under credit.
+    pub fn attach(&mut self, shell: &mut S, name: ConversationId, stream: S::OutsideStream, now: Instant) {
+        if self.node.knows(name) {
+            self.claim(name, Some(stream));
+            self.service_conversation(shell, name, now);
+        }
+    }
+
+    /// The shell has reached a target, or could not: `reason` is what the client is told.
+    pub fn handle_target(
+        &mut self,
+        shell: &mut S,
+        name: ConversationId,
+        stream: Result<(S::OutsideStream, SocketAddr), EndReason>,
+        now: Instant,
+    ) {
+        match stream {
+            Ok((stream, address)) if self.node.knows(name) => {
+                self.claim(name, Some(stream));
+                self.node.handle_connected(name, address, now);
+                self.service_conversation(shell, name, now);
+            }
+            Ok(_) => {}
+            Err(reason) => self.node.handle_failed(name, reason, now),
+        }
+    }
+
+    /// The owner of one of our conversations lets go of it. Ungracefully: the target is told that the answer is not wanted.
+    pub fn release(&mut self, name: ConversationId, graceful: bool, now: Instant) {
+        self.node.close_conversation(name, graceful, now);
+        self.forget(name);
+    }
+
+    fn forget(&mut self, name: ConversationId) {
+        if let Some(place) = self.outsides.get_mut(name.index().slot())
+            && place.name == Some(name)
+        {
+            *place = OutsidePlace::EMPTY;
+        }
+    }
+
+    /// A conversation's stream may have become ready, or the network has something for it.
+    pub fn service_conversation(&mut self, shell: &mut S, name: ConversationId, now: Instant) {
+        if !self.node.knows(name) {
+            self.forget(name);
+            return;
+        }
+        self.ask(shell, name, now);
+        if self.write_out(shell, name, now) == More::Yes || self.read_in(shell, name, now) == More::Yes {
+            self.node.call_again(name);
+        }
+    }
+
+    fn ask(&mut self, shell: &mut S, name: ConversationId, now: Instant) {
+        match self.node.poll_ask(name) {
+            Some(Ask::Connect(target)) => {
+                shell.connect_target(name, target);
+                self.claim(name, None);
+            }
+            Some(Ask::Sign(target, transcript)) => {
+                if let Some((time, signature)) = shell.sign(name, Statement { target, transcript }) {
+                    self.node.handle_signed(name, time, &signature, now);
+                }
+            }
+            None => {}
+        }
+        let connected = self.node.connected(name);
+        if let Some(address) = connected
+            && let Some(place) = self.claim(name, None)
+            && !core::mem::replace(&mut place.announced, true)
+        {
+            shell.handle_connected(name, address);
+        }
+        if let Some(receipt) = self.node.take_receipt(name) {
+            shell.handle_receipt(name, receipt);
+        }
+    }
+
+    /// Network to outside.
+    fn write_out(&mut self, shell: &mut S, name: ConversationId, now: Instant) -> More {
+        for _ in 0..TURN {
+            match self.node.poll_output(name, self.scratch, now) {
+                Output::Nothing => return More::No,
+                Output::Over(outcome) => {
+                    self.forget(name);
+                    shell.handle_over(name, outcome);
+                    return More::No;
+                }
+                Output::Finish => {
+                    let failed = self.stream(name).is_some_and(|stream| stream.finish().is_err());
+                    if failed {
+                        self.lose(name, now);
+                        return More::No;
+                    }
+                }
+                Output::Bytes(len) => {
+                    let bytes = self.scratch.get(..len).unwrap_or(&[]);
+                    let Some(stream) = stream_of(self.outsides, name) else { return More::No };
+                    match stream.try_write(bytes) {
+                        Poll::Pending => return More::No,
+                        Poll::Ready(Ok(written)) => self.node.handle_written(name, written.min(len), now),
+                        Poll::Ready(Err(_)) => {
+                            self.lose(name, now);
+                            return More::No;
+                        }
+                    }
+                }
+            }
+        }
+        More::Yes
+    }
+
+    /// Outside to network.
+    fn read_in(&mut self, shell: &mut S, name: ConversationId, now: Instant) -> More {
+        let _ = shell;
+        for _ in 0..TURN {
+            let room = self.node.input_room(name).min(self.scratch.len());
+            let Some(place) = self.outsides.get_mut(name.index().slot()) else { return More::No };
+            if room == 0 || place.finished || place.name != Some(name) {
+                return More::No;
+            }
+            let Some(stream) = &mut place.stream else { return More::No };
+            match stream.try_read(&mut self.scratch[..room]) {
+                Poll::Pending => return More::No,
+                Poll::Ready(Ok(0)) => {
+                    place.finished = true;
+                    self.node.handle_input_finished(name, now);
+                    return More::No;
+                }
+                Poll::Ready(Ok(read)) => {
+                    let taken = self.node.handle_input(name, &self.scratch[..read.min(room)], now);
+                    debug_assert_eq!(taken, read.min(room), "room was asked for first");
+                }
+                Poll::Ready(Err(_)) => {
+                    self.lose(name, now);
+                    return More::No;
+                }
+            }
+        }
+        More::Yes
+    }
+
+    /// The outside broke: an exit tells the client that the target has reset, a client lets go of the circuit.
+    fn lose(&mut self, name: ConversationId, now: Instant) {
+        self.node.handle_failed(name, EndReason::Reset, now);
+        self.node.close_conversation(name, false, now);
+        self.forget(name);
+    }
+
+    fn stream(&mut self, name: ConversationId) -> Option<&mut S::OutsideStream> {
+        stream_of(self.outsides, name)
+    }
+}
+
+fn stream_of<S: Shell>(outsides: &mut [OutsidePlace<S>], name: ConversationId) -> Option<&mut S::OutsideStream> {
+    let place = outsides.get_mut(name.index().slot())?;
+    place.stream.as_mut().filter(|_| place.name == Some(name))
+}

@@ -1,0 +1,315 @@
+//! A node: the state machine of all its links, circuits and conversations, in whatever mix of roles. No I/O, no clock, no generator.
+//!
+//! The owner (the [`crate::driver`]) feeds it what happens and carries out what it asks for:
+//!
+//! | what happens | what to do next |
+//! | --- | --- |
+//! | [`Node::accept_link`], [`Node::handle_link_up`], [`Node::handle_link_down`] | [`Node::poll_link`]: a link wants to be connected or has output |
+//! | [`Node::handle_cell`]: a cell came, to be rewritten in place | [`Node::poll_cells`]: cells to be sent on a link |
+//! | [`Node::handle_peeled`]: a private-key operation is done | [`Node::poll_job`]: an onion to be opened |
+//! | [`Node::handle_input`], [`Node::handle_written`], ... for a conversation | [`Node::poll_conversation`], [`Node::poll_ask`], [`Node::poll_output`] |
+//! | [`Node::handle_timeout`] | [`Node::poll_timeout`] |
+//!
+//! After each event, drain the polls until they answer `None`; anything may have become ready.
+//!
+//! The folders below say who owns what: [`crate::circuit`] the mechanics (pool, credit, tables), [`crate::relay`] and [`crate::client`] what
+//! a circuit means at its role, and the modules here how a cell finds its circuit (`arrival`), how a circuit opens
+//! (`opening`), sends (`output`), talks to the outside (`talk`) and ends (`closing`).
+
+mod arrival;
+mod closing;
+pub mod config;
+mod opening;
+mod output;
+pub mod port;
+mod talk;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use core::net::SocketAddr;
+
+use crate::circuit::index::{Index, IndexSlot};
+use crate::circuit::list::List;
+use crate::circuit::pool::{Pool, PoolSlot};
+use crate::circuit::table::{CircuitSlot, Listed, Side, Table};
+use crate::circuit::{CircuitIndex, LinkId};
+use crate::client::origin::Origin;
+use crate::crypto::replay::ReplaySet;
+use crate::relay::exit::Exit;
+use crate::relay::hop::Hop;
+use crate::relay::onions::{OnionIndex, OnionSlot, Onions};
+use crate::time::Instant;
+use crate::wire::{NodeId, WireError};
+
+pub use crate::circuit::table::ConversationId;
+pub use closing::Outcome;
+pub use config::{Config, Patience};
+pub use opening::{OpenRefused, Opening};
+pub use port::{PeerLimits, PortSlot};
+pub use talk::{Ask, Output};
+
+/// What a circuit is at this node.
+#[expect(clippy::large_enum_variant, reason = "circuits are as large as their largest role; there is no allocator")]
+pub(crate) enum Role {
+    /// Its onion was not accepted; only the refusal is left to be sent.
+    Refused,
+    /// Its onion arrives or is being opened.
+    Opening(OnionIndex),
+    /// A hop in the middle, and the onion for the next hop until it has left.
+    Passing(Hop, Option<OnionIndex>),
+    /// The last hop.
+    Exiting(Hop, Exit),
+    /// Our own circuit: its place among the origins, and its onion until that has left.
+    Client(OriginIndex, Option<OnionIndex>),
+}
+
+impl Role {
+    /// Whether the circuit's onion has left, so that relay cells may follow it forward.
+    pub(crate) const fn is_sending(&self) -> bool {
+        !matches!(self, Self::Passing(_, Some(_)) | Self::Client(_, Some(_)) | Self::Opening(_))
+    }
+}
+
+/// A place for the layers of one of our own circuits.
+pub struct OriginSlot(Option<Origin>);
+
+impl OriginSlot {
+    /// A place that is free.
+    pub const EMPTY: Self = Self(None);
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OriginIndex(u32);
+
+
+/// The memory of a node: every table is as long as its owner makes it, and nothing else grows.
+pub struct Memory<'m> {
+    /// Links, answered and connected.
+    pub links: &'m mut [PortSlot],
+    /// Circuits in any role.
+    pub circuits: &'m mut [NodeCircuit],
+    /// The index of circuits: at least four places for each circuit, and a power of two.
+    pub index: &'m mut [IndexSlot],
+    /// Cells of all circuits.
+    pub cells: &'m mut [PoolSlot],
+    /// Onions that arrive, are opened or leave.
+    pub onions: &'m mut [OnionSlot],
+    /// Our own circuits.
+    pub origins: &'m mut [OriginSlot],
+    /// Replay tags of the current and of the previous onion key.
+    pub replay: [&'m mut [u64]; 2],
+}
+
+/// One place of the circuit table.
+pub type NodeCircuit = CircuitSlot<Role>;
+
+/// How a peer broke the protocol; its link is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Violation {
+    /// A cell does not parse.
+    Malformed(WireError),
+    /// A cell that this side may not send, or not now.
+    OutOfTurn,
+    /// A circuit id that was never opened.
+    UnknownCircuit,
+    /// A relay cell without credit.
+    Overrun,
+    /// More credit than a circuit can use.
+    CreditOverflow,
+    /// Circuits opened faster than their refusals are read.
+    Flood,
+}
+
+impl From<WireError> for Violation {
+    fn from(error: WireError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl core::fmt::Display for Violation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(f, "malformed cell: {error}"),
+            Self::OutOfTurn => f.write_str("cell out of turn"),
+            Self::UnknownCircuit => f.write_str("cell for a circuit that was never opened"),
+            Self::Overrun => f.write_str("relay cell without credit"),
+            Self::CreditOverflow => f.write_str("more credit than a circuit can use"),
+            Self::Flood => f.write_str("refusals are not read"),
+        }
+    }
+}
+
+/// What a link wants from the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkWish {
+    /// Connect it, and refuse an answer that is not from `node`.
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// Whom to find there, if that is known.
+        node: Option<NodeId>,
+    },
+    /// Take its cells with [`Node::poll_cells`].
+    Send,
+    /// Close it: it has been idle, or its handshake took too long.
+    Close,
+}
+
+/// What this node has done and refused since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Relay cells that came from clients' side.
+    pub forward: u64,
+    /// Relay cells that came from the far side.
+    pub backward: u64,
+    /// Circuits opened here, as relay or exit.
+    pub opened: u64,
+    /// Onions rejected: authenticator, key, instruction.
+    pub rejected: u64,
+    /// Onions seen before.
+    pub replayed: u64,
+    /// Circuits refused for want of room.
+    pub busy: u64,
+    /// Cells for circuits that are gone.
+    pub late: u64,
+    /// Circuits ended because what came on them was not for them.
+    pub garbled: u64,
+    /// Links closed for a violation.
+    pub violations: u64,
+    /// Circuits ended by their deadline.
+    pub expired: u64,
+}
+
+/// The state machine of a node.
+pub struct Node<'m> {
+    config: Config,
+    pool: Pool<'m>,
+    table: Table<'m, Role>,
+    index: Index<'m>,
+    ports: Ports<'m>,
+    onions: Onions<'m>,
+    origins: &'m mut [OriginSlot],
+    /// Replay sets: of the current onion key, then of the previous one.
+    replay: [ReplaySet<'m>; 2],
+    /// The current key's replay set has filled up and the key should be rotated.
+    rotation_due: bool,
+    /// Conversations that want the driver.
+    attention: List,
+    next_tick: Option<Instant>,
+    stopping: bool,
+    counters: Counters,
+}
+
+impl<'m> Node<'m> {
+    /// A node without links. `index_key` must be random and secret.
+    ///
+    /// # Errors
+    /// The sentence says what is wrong with the configuration or the memory.
+    pub fn new(config: Config, memory: Memory<'m>, index_key: [u64; 2]) -> Result<Self, &'static str> {
+        config.check()?;
+        if memory.index.len() < memory.circuits.len().saturating_mul(4) || !memory.index.len().is_power_of_two() {
+            return Err("the index needs four places for each circuit, and a power of two of them");
+        }
+        if memory.cells.len() < 2 * usize::from(config.initial_credit.value()) {
+            return Err("the pool cannot hold the initial credit of one circuit");
+        }
+        memory.circuits.fill_with(|| CircuitSlot::EMPTY);
+        memory.origins.fill_with(|| OriginSlot::EMPTY);
+        let [current, previous] = memory.replay;
+        Ok(Self {
+            config,
+            pool: Pool::new(memory.cells),
+            table: Table::new(memory.circuits),
+            index: Index::new(memory.index, index_key),
+            ports: Ports::new(memory.links),
+            onions: Onions::new(memory.onions),
+            origins: memory.origins,
+            replay: [ReplaySet::new(current), ReplaySet::new(previous)],
+            rotation_due: false,
+            attention: List::default(),
+            next_tick: None,
+            stopping: false,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Roles and limits.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How full the tables are.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            links: self.ports.len(),
+            circuits: self.table.len(),
+            cells_held: self.pool.held(),
+            cells_reserved: self.pool.reserved(),
+            onions: self.onions.len(),
+            origins: self.origins.iter().filter(|slot| slot.0.is_some()).count(),
+        }
+    }
+
+    /// The owner has replaced its onion key: what was current is now previous.
+    pub fn handle_rotation(&mut self) {
+        self.replay.swap(0, 1);
+        self.replay[0].clear();
+        self.rotation_due = false;
+    }
+
+    /// Whether the current onion key's replay set is full, so that the key should be rotated early.
+    #[must_use]
+    pub const fn is_rotation_due(&self) -> bool {
+        self.rotation_due
+    }
+
+    /// Takes no more links and circuits from others; what is open goes on until it ends.
+    pub const fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    fn list_output(&mut self, index: CircuitIndex, side: Side, link: LinkId) {
+        if let Some(port) = self.ports.get_mut(link) {
+            port.output.push(self.table.slots(), index.slot(), Listed::Output(side));
+            self.ports.touch(link);
+        }
+    }
+
+    fn list_grant(&mut self, index: CircuitIndex, side: Side, link: LinkId) {
+        if let Some(port) = self.ports.get_mut(link) {
+            port.grants.push(self.table.slots(), index.slot(), Listed::Grant(side));
+            self.ports.touch(link);
+        }
+    }
+
+    fn list_attention(&mut self, index: CircuitIndex) {
+        self.attention.push(self.table.slots(), index.slot(), Listed::Attention);
+    }
+}
+
+/// How full a node's tables are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Links, answered and connected, opening or up.
+    pub links: usize,
+    /// Circuits in any role.
+    pub circuits: usize,
+    /// Cells in the pool.
+    pub cells_held: usize,
+    /// Cells in the pool or promised to a sender.
+    pub cells_reserved: usize,
+    /// Onions arriving, being opened or leaving.
+    pub onions: usize,
+    /// Our own circuits.
+    pub origins: usize,
+}

@@ -1,0 +1,490 @@
+//! Circuits open: links come up, onions arrive, are opened, and go on to the next hop. `PROTOCOL.md` sections 6 and 7.
+
+use core::net::SocketAddr;
+
+use super::arrival::message_of;
+use super::port::{PeerLimits, Port, Stage};
+use super::{LinkWish, Node, OriginIndex, Role, Violation};
+use crate::circuit::flow::Flow;
+use crate::circuit::table::{Circuit, ConversationId, End, Side};
+use crate::circuit::{CircuitIndex, LinkId};
+use crate::client::origin::Origin;
+use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex, Seed};
+use crate::crypto::onion::{HopKeys, Instruction, Onion, OnionRejected, Peeled};
+use crate::crypto::replay;
+use crate::relay::exit::Exit;
+use crate::relay::hop::Hop;
+use crate::relay::onions::{OnionIndex, Stage as OnionStage};
+use crate::time::Instant;
+use crate::wire::cell::{BODY_LEN, CellBody};
+use crate::wire::message::{BeginOptions, Message};
+use crate::wire::{CircuitId, CloseReason, Command, EndReason, NodeId, Target};
+
+/// A circuit of our own to be opened.
+pub struct Opening<'a> {
+    /// The first hop.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// The onion for it.
+    pub onion: &'a Onion,
+    /// The keys of every hop, first to last.
+    pub keys: &'a [HopKeys],
+    /// What the exit connects to.
+    pub target: &'a Target,
+    /// What is asked of the exit.
+    pub options: BeginOptions,
+    /// The first bytes for the target; what does not fit into BEGIN is not taken.
+    pub first: &'a [u8],
+}
+
+/// Why a circuit of our own was not opened. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OpenRefused {
+    /// No place for another circuit, onion or link, or no room in the pool.
+    Busy,
+    /// The path has no hop or too many, or the target cannot be spelled.
+    Invalid,
+    /// The node is stopping.
+    Stopping,
+}
+
+impl core::fmt::Display for OpenRefused {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "no room for another circuit",
+            Self::Invalid => "the path or the target is not valid",
+            Self::Stopping => "the node is stopping",
+        })
+    }
+}
+
+impl Node<'_> {
+    /// A peer has connected: takes a place for its link, or `None` if all are taken (the owner closes the connection).
+    pub fn accept_link(&mut self, now: Instant) -> Option<LinkId> {
+        if self.stopping {
+            return None;
+        }
+        let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
+        self.arm(now);
+        Some(link)
+    }
+
+    /// Wants a link to `address`: an existing one to `node` or a new one. `None` if no place is free.
+    pub fn connect_link(&mut self, address: SocketAddr, node: Option<NodeId>, now: Instant) -> Option<LinkId> {
+        if let Some(node) = node {
+            let existing = self.ports.iter().find(|(_, port)| port.takes_circuit(&node));
+            if let Some((link, _)) = existing {
+                return Some(link);
+            }
+        }
+        let link = self.ports.insert(Port::wanted(node, address, now.after(self.config.patience.handshake)))?;
+        self.ports.touch(link);
+        self.arm(now);
+        Some(link)
+    }
+
+    /// The next link that wants something, and what.
+    pub fn poll_link(&mut self) -> Option<(LinkId, LinkWish)> {
+        loop {
+            let link = self.ports.poll_ready()?;
+            let Some(port) = self.ports.get_mut(link) else { continue };
+            match (port.stage, port.address) {
+                (Stage::Wanted, Some(address)) => {
+                    port.stage = Stage::Opening;
+                    return Some((link, LinkWish::Connect { address, node: port.peer }));
+                }
+                (Stage::Up(_), _) => return Some((link, LinkWish::Send)),
+                (Stage::Closing, _) => return Some((link, LinkWish::Close)),
+                _ => {}
+            }
+        }
+    }
+
+    /// What a link's peer allows, once the link is up.
+    #[must_use]
+    pub fn peer_limits(&self, link: LinkId) -> Option<&PeerLimits> {
+        self.ports.get(link)?.limits()
+    }
+
+    /// A link that we answered has shaken hands: its HELLO comes next.
+    pub fn handle_link_answered(&mut self, link: LinkId) {
+        if let Some(port) = self.ports.get_mut(link) {
+            port.stage = Stage::AwaitingHello;
+        }
+    }
+
+    /// A link that we connected has shaken hands with `node`.
+    pub fn handle_link_up(&mut self, link: LinkId, node: NodeId, limits: PeerLimits, now: Instant) {
+        let idle = now.after(self.config.patience.link_idle);
+        let Some(port) = self.ports.get_mut(link) else { return };
+        port.stage = Stage::Up(limits);
+        port.peer = Some(node);
+        port.deadline = idle;
+        self.ports.touch(link);
+        for at in 0..self.table.capacity() as u32 {
+            let Some(entry) = self.table.get_mut(CircuitIndex(at)) else { continue };
+            if matches!(entry.outward, End::Link(outward, _) if outward == link) {
+                let credited = entry.forward.handle_credit(limits.credit);
+                debug_assert!(credited.is_ok(), "an initial credit is at most 1024");
+            }
+        }
+    }
+
+    /// A cell of an onion came.
+    pub(super) fn handle_open(
+        &mut self,
+        link: LinkId,
+        circuit: CircuitId,
+        body: &CellBody,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let Some(port) = self.ports.get_mut(link) else { return Err(Violation::OutOfTurn) };
+        if let Some((arriving, onion)) = port.arriving {
+            if arriving != circuit {
+                return Err(Violation::OutOfTurn);
+            }
+            if self.onions.handle_part(onion, body) {
+                port.arriving = None;
+            }
+            return Ok(());
+        }
+        if circuit.value() == port.last_id {
+            // The rest of an onion that we have refused or given up.
+            self.counters.late += 1;
+            return Ok(());
+        }
+        if circuit.value() < port.last_id {
+            return Err(Violation::OutOfTurn);
+        }
+        port.last_id = circuit.value();
+        match self.begin_arrival(link, circuit, now) {
+            Ok(onion) => {
+                let complete = self.onions.handle_part(onion, body);
+                debug_assert!(!complete, "an onion has more than one cell");
+                Ok(())
+            }
+            Err(reason) => {
+                self.counters.busy += u64::from(reason == CloseReason::Busy);
+                let Some(port) = self.ports.get_mut(link) else { return Ok(()) };
+                port.refusals.push_back((circuit, reason)).map_err(|_| Violation::Flood)?;
+                self.ports.touch(link);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin_arrival(&mut self, link: LinkId, id: CircuitId, now: Instant) -> Result<OnionIndex, CloseReason> {
+        if self.stopping {
+            return Err(CloseReason::Shutdown);
+        }
+        let deadline = now.after(self.config.patience.opening);
+        let (forward, backward) = self.reserve_flows().ok_or(CloseReason::Busy)?;
+        let port = self.ports.get(link).ok_or(CloseReason::Protocol)?;
+        let allowed = port.circuits < self.config.circuits_per_link && port.onions < self.config.onions_per_link;
+        let credit = port.limits().map_or(0, |limits| limits.credit);
+        let mut circuit = Circuit {
+            inward: End::Link(link, id),
+            outward: End::Detached,
+            forward,
+            backward,
+            farewell: None,
+            deadline,
+            role: Role::Opening(OnionIndex::default()),
+        };
+        let _initial_credit_fits = circuit.backward.handle_credit(credit);
+        let index = if allowed { self.table.insert(circuit) } else { self.release_flows(circuit) };
+        let index = index.ok_or(CloseReason::Busy)?;
+        let Some(onion) = self.onions.arrive(link, self.table.name(index)) else {
+            self.discard(index);
+            return Err(CloseReason::Busy);
+        };
+        if let Some(entry) = self.table.get_mut(index) {
+            entry.role = Role::Opening(onion);
+        }
+        let entered = self.index.insert(link, id, index);
+        debug_assert!(entered, "ids on a link increase, and the index has room for every circuit");
+        if let Some(port) = self.ports.get_mut(link) {
+            port.arriving = Some((id, onion));
+            port.circuits += 1;
+            port.onions += 1;
+        }
+        self.arm(now);
+        Ok(onion)
+    }
+
+    /// Reserves the least room that a circuit needs, in both directions.
+    fn reserve_flows(&mut self) -> Option<(Flow, Flow)> {
+        let room = self.config.initial_credit.value();
+        let mut forward = Flow::open(&mut self.pool, room)?;
+        match Flow::open(&mut self.pool, room) {
+            Some(backward) => Some((forward, backward)),
+            None => {
+                forward.close(&mut self.pool);
+                None
+            }
+        }
+    }
+
+    fn release_flows(&mut self, mut circuit: Circuit<Role>) -> Option<CircuitIndex> {
+        circuit.forward.close(&mut self.pool);
+        circuit.backward.close(&mut self.pool);
+        None
+    }
+
+    /// Removes a circuit that nobody has heard of.
+    fn discard(&mut self, index: CircuitIndex) {
+        if let Some(circuit) = self.table.remove(index) {
+            self.release_flows(circuit);
+        }
+    }
+
+    /// The next onion to be opened with [`crate::crypto::onion::peel`], in place or in a copy.
+    ///
+    /// Every onion handed out must come back through [`Node::handle_peeled`].
+    pub fn poll_job(&mut self) -> Option<(OnionIndex, &mut Onion)> {
+        self.onions.poll_job()
+    }
+
+    /// Where an onion that was handed out lies, so that what was peeled elsewhere can be put back.
+    pub fn job_onion(&mut self, job: OnionIndex) -> Option<&mut Onion> {
+        self.onions.working_for(job)?;
+        Some(self.onions.bytes(job))
+    }
+
+    /// An onion was opened, or not. If it was, its place now holds the next hop's onion.
+    pub fn handle_peeled(&mut self, job: OnionIndex, peeled: Result<Peeled, OnionRejected>, now: Instant) {
+        let Some(from) = self.onions.working_for(job) else { return };
+        if let Some(port) = self.ports.get_mut(from) {
+            port.onions = port.onions.saturating_sub(1);
+        }
+        let index = self.onions.circuit(job).and_then(|name| self.table.find(name));
+        let Some(index) = index.filter(|&index| self.table.get(index).is_some_and(|entry| entry.farewell.is_none()))
+        else {
+            // The circuit ended while its onion was being opened.
+            self.onions.free(job);
+            return;
+        };
+        match self.accept_onion(job, index, peeled, now) {
+            Ok(()) => self.receive_early_cells(index, now),
+            Err(reason) => {
+                self.onions.free(job);
+                if let Some(entry) = self.table.get_mut(index) {
+                    entry.role = Role::Refused;
+                }
+                self.wind_up(index, reason, None, now);
+            }
+        }
+    }
+
+    fn accept_onion(
+        &mut self,
+        job: OnionIndex,
+        index: CircuitIndex,
+        peeled: Result<Peeled, OnionRejected>,
+        now: Instant,
+    ) -> Result<(), CloseReason> {
+        let peeled = peeled.map_err(|OnionRejected| {
+            self.counters.rejected += 1;
+            CloseReason::OnionRejected
+        })?;
+        let epoch = usize::from(peeled.epoch == crate::crypto::kem::KeyEpoch::Previous);
+        match self.replay[epoch].insert(peeled.replay_tag) {
+            Ok(()) => {}
+            Err(replay::Refused::Seen) => {
+                self.counters.replayed += 1;
+                return Err(CloseReason::OnionRejected);
+            }
+            Err(replay::Refused::Full) => {
+                self.rotation_due |= epoch == 0;
+                self.counters.busy += 1;
+                return Err(CloseReason::Busy);
+            }
+        }
+        let hop = Hop::new(&peeled.keys);
+        match peeled.instruction {
+            Instruction::Last if self.config.exit => {
+                self.onions.free(job);
+                let entry = self.table.get_mut(index).ok_or(CloseReason::Protocol)?;
+                entry.role = Role::Exiting(hop, Exit::new());
+                entry.outward = End::Conversation;
+            }
+            Instruction::Next { node, .. } if node == self.config.node => return Err(CloseReason::OnionRejected),
+            Instruction::Next { address, node } if self.config.relay => {
+                let Some(entry) = self.table.get_mut(index) else { return Err(CloseReason::Protocol) };
+                entry.role = Role::Passing(hop, None);
+                if !self.extend(index, job, node, address, now) {
+                    self.counters.busy += 1;
+                    self.onions.free(job);
+                    self.abort(index, EndReason::Busy, CloseReason::Busy, now);
+                    return Ok(());
+                }
+            }
+            Instruction::Last | Instruction::Next { .. } => return Err(CloseReason::RoleRefused),
+        }
+        self.counters.opened += 1;
+        Ok(())
+    }
+
+    /// Attaches a circuit to the link to its next hop and queues its onion there; answers `false` if there is no place for the link.
+    fn extend(
+        &mut self,
+        index: CircuitIndex,
+        onion: OnionIndex,
+        node: NodeId,
+        address: SocketAddr,
+        now: Instant,
+    ) -> bool {
+        let Some(link) = self.connect_link(address, Some(node), now) else { return false };
+        let Some(port) = self.ports.get_mut(link) else { return false };
+        let Some(id) = port.last_id.checked_add(1).and_then(CircuitId::new) else { return false };
+        port.last_id = id.value();
+        port.circuits += 1;
+        self.onions.finish(onion);
+        self.onions.enqueue(&mut port.leaving, onion);
+        let credit = port.limits().map_or(0, |limits| limits.credit);
+        let entered = self.index.insert(link, id, index);
+        debug_assert!(entered, "ids on a link increase, and the index has room for every circuit");
+        if let Some(entry) = self.table.get_mut(index) {
+            entry.outward = End::Link(link, id);
+            let _initial_credit_fits = entry.forward.handle_credit(credit);
+            match &mut entry.role {
+                Role::Passing(_, leaving) | Role::Client(_, leaving) => *leaving = Some(onion),
+                Role::Opening(_) | Role::Exiting(..) | Role::Refused => {}
+            }
+        }
+        self.ports.touch(link);
+        true
+    }
+
+    /// Receives again, in order, what came before the keys were known.
+    fn receive_early_cells(&mut self, index: CircuitIndex, now: Instant) {
+        let early = self.table.get(index).map_or(0, |entry| entry.forward.waiting().len());
+        let mut body = [0; BODY_LEN];
+        for _ in 0..early {
+            let Some(entry) = self.table.get_mut(index).filter(|entry| entry.farewell.is_none()) else { return };
+            if !entry.forward.unreceive(&mut self.pool, &mut body) {
+                return;
+            }
+            self.receive(index, Side::Inward, &mut body, now);
+        }
+        if let Some(entry) = self.table.get(index)
+            && entry.outward == End::Conversation
+        {
+            self.list_attention(index);
+        }
+    }
+
+    /// Opens a circuit of our own. Its BEGIN leaves right behind the onion; the conversation can be used at once.
+    ///
+    /// # Errors
+    /// See [`OpenRefused`].
+    pub fn open(&mut self, opening: &Opening<'_>, now: Instant) -> Result<ConversationId, OpenRefused> {
+        if self.stopping {
+            return Err(OpenRefused::Stopping);
+        }
+        let exit = opening.keys.len().checked_sub(1).and_then(HopIndex::new).ok_or(OpenRefused::Invalid)?;
+        let mut begin = [0; BODY_LEN];
+        let message =
+            Message::Begin { options: opening.options, target: opening.target.clone(), first: opening.first };
+        message.emit(message_of(&mut begin)).map_err(|_| OpenRefused::Invalid)?;
+
+        let free = self.origins.iter().position(|slot| slot.0.is_none()).ok_or(OpenRefused::Busy)?;
+        let (forward, backward) = self.reserve_flows().ok_or(OpenRefused::Busy)?;
+        let circuit = Circuit {
+            inward: End::Conversation,
+            outward: End::Detached,
+            forward,
+            backward,
+            farewell: None,
+            deadline: now.after(self.config.patience.opening),
+            role: Role::Client(OriginIndex(free as u32), None),
+        };
+        if self.table.is_full() {
+            self.release_flows(circuit);
+            return Err(OpenRefused::Busy);
+        }
+        let index = self.table.insert(circuit).ok_or(OpenRefused::Busy)?;
+        let name = self.table.name(index);
+        let Some((onion, place)) = self.onions.depart(name) else {
+            self.discard(index);
+            return Err(OpenRefused::Busy);
+        };
+        *place = *opening.onion;
+        if !self.extend(index, onion, opening.node, opening.address, now) {
+            self.onions.free(onion);
+            self.discard(index);
+            return Err(OpenRefused::Busy);
+        }
+        let mut forward = [const { [0; crate::crypto::cgo::SEED_LEN] }; crate::crypto::cgo::PATH_MAX].map(Seed::from_bytes);
+        let mut backward = [const { [0; crate::crypto::cgo::SEED_LEN] }; crate::crypto::cgo::PATH_MAX].map(Seed::from_bytes);
+        for ((keys, forward), backward) in opening.keys.iter().zip(&mut forward).zip(&mut backward) {
+            *forward = Seed::from_bytes(keys.forward);
+            *backward = Seed::from_bytes(keys.backward);
+        }
+        let mut origin = Origin::new(
+            ClientForward::new(forward.iter().take(opening.keys.len())),
+            ClientBackward::new(backward.iter().take(opening.keys.len())),
+            exit,
+            opening.options.sign,
+        );
+        origin.handle_request(opening.first);
+        origin.forward.originate(exit, Command::RELAY, &mut begin);
+        if let Some(slot) = self.origins.get_mut(free) {
+            slot.0 = Some(origin);
+        }
+        if let Some(entry) = self.table.get_mut(index)
+            && let Ok(place) = entry.forward.push(&mut self.pool)
+        {
+            *place = begin;
+        }
+        self.arm(now);
+        Ok(name)
+    }
+
+    /// Forgets a circuit's onion, wherever it is; answers whether it had left or begun to leave.
+    pub(super) fn drop_onion(&mut self, index: CircuitIndex, keep_started: bool) -> bool {
+        let Some(entry) = self.table.get_mut(index) else { return true };
+        let inward = entry.inward;
+        let onion = match &mut entry.role {
+            Role::Opening(onion) => {
+                let onion = *onion;
+                entry.role = Role::Refused;
+                self.drop_arriving(onion, inward);
+                return true;
+            }
+            Role::Passing(_, leaving) | Role::Client(_, leaving) => leaving,
+            Role::Exiting(..) | Role::Refused => return true,
+        };
+        let Some(waiting) = *onion else { return true };
+        let started = !matches!(self.onions.stage(waiting), OnionStage::Leaving { cells: 0 });
+        if started && keep_started {
+            return true;
+        }
+        *onion = None;
+        if let End::Link(link, _) = entry.outward
+            && let Some(port) = self.ports.get_mut(link)
+        {
+            self.onions.dequeue(&mut port.leaving, waiting);
+        }
+        self.onions.free(waiting);
+        started
+    }
+
+    fn drop_arriving(&mut self, onion: OnionIndex, inward: End) {
+        let stage = self.onions.stage(onion);
+        if stage == OnionStage::Working {
+            // Comes back through `handle_peeled`, which finds the circuit gone.
+            return;
+        }
+        if let End::Link(link, _) = inward
+            && let Some(port) = self.ports.get_mut(link)
+        {
+            port.onions = port.onions.saturating_sub(1);
+            if matches!(stage, OnionStage::Arriving { .. }) {
+                port.arriving = None;
+            }
+        }
+        self.onions.free(onion);
+    }
+}

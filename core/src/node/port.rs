@@ -1,0 +1,221 @@
+//! A link as circuits see it: who opens circuits on it, what the peer allows, and what is ready to be sent.
+
+use core::net::SocketAddr;
+
+use crate::circuit::LinkId;
+use crate::circuit::list::{Hook, Hooked, List};
+use crate::circuit::table::Side;
+use crate::relay::onions::OnionIndex;
+use crate::time::Instant;
+use crate::wire::{CircuitId, CloseReason, NodeId};
+
+/// Refusals that may wait for a link at once; a peer that opens circuits and does not read their refusals loses the link.
+pub const REFUSALS: usize = 32;
+
+/// What a link's peer allows, as announced in its handshake payload or HELLO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// Most cells in one record.
+    pub record_cells: u16,
+    /// Credit that every circuit has from the beginning, for cells that we send.
+    pub credit: u16,
+    /// Circuits that we may have open at once; 0 on links that we answered.
+    pub circuits: u32,
+}
+
+/// How far a link has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Wanted: the owner has not been asked to connect.
+    Wanted,
+    /// The owner connects and shakes hands, as connector or as answerer.
+    Opening,
+    /// An answered link whose HELLO has not come.
+    AwaitingHello,
+    /// In use.
+    Up(PeerLimits),
+    /// To be closed by the owner: idle too long, or its handshake took too long.
+    Closing,
+}
+
+/// The circuit side of a link.
+pub struct Port {
+    /// How far the link has come.
+    pub stage: Stage,
+    /// Which side of its circuits the link is: inward if the peer connected, outward if we did.
+    pub side: Side,
+    /// The node that this link is for, if we connected and know it.
+    pub peer: Option<NodeId>,
+    /// Where to connect to, if we connect.
+    pub address: Option<SocketAddr>,
+    /// Circuits on this link.
+    pub circuits: u32,
+    /// The highest circuit id used.
+    pub last_id: u32,
+    /// HELLO is still to be sent.
+    pub hello_due: bool,
+    /// Circuits with cells or a farewell to send here.
+    pub output: List,
+    /// Circuits with room to announce here.
+    pub grants: List,
+    /// Onions that leave here.
+    pub leaving: List,
+    /// The onion that arrives here, and the circuit that it opens.
+    pub arriving: Option<(CircuitId, OnionIndex)>,
+    /// Onions of this link that are here.
+    pub onions: u16,
+    /// Refusals to be sent.
+    pub refusals: heapless::Deque<(CircuitId, CloseReason), REFUSALS>,
+    /// When to give up an opening or unused link.
+    pub deadline: Instant,
+}
+
+impl Port {
+    /// A link that the peer has connected.
+    #[must_use]
+    pub fn answered(deadline: Instant) -> Self {
+        Self::new(Stage::Opening, Side::Inward, None, None, deadline)
+    }
+
+    /// A link that we want.
+    #[must_use]
+    pub fn wanted(peer: Option<NodeId>, address: SocketAddr, deadline: Instant) -> Self {
+        Self::new(Stage::Wanted, Side::Outward, peer, Some(address), deadline)
+    }
+
+    fn new(stage: Stage, side: Side, peer: Option<NodeId>, address: Option<SocketAddr>, deadline: Instant) -> Self {
+        Self {
+            stage,
+            side,
+            peer,
+            address,
+            circuits: 0,
+            last_id: 0,
+            hello_due: side == Side::Outward,
+            output: List::default(),
+            grants: List::default(),
+            leaving: List::default(),
+            arriving: None,
+            onions: 0,
+            refusals: heapless::Deque::new(),
+            deadline,
+        }
+    }
+
+    /// What the peer allows, once the link is up.
+    #[must_use]
+    pub const fn limits(&self) -> Option<&PeerLimits> {
+        match &self.stage {
+            Stage::Up(limits) => Some(limits),
+            _ => None,
+        }
+    }
+
+    /// Whether another circuit may be opened here by us.
+    #[must_use]
+    pub fn takes_circuit(&self, node: &NodeId) -> bool {
+        self.side == Side::Outward
+            && self.peer.as_ref() == Some(node)
+            && self.last_id < u32::MAX
+            && match self.stage {
+                Stage::Wanted | Stage::Opening => true,
+                Stage::Up(limits) => self.circuits < limits.circuits,
+                Stage::AwaitingHello | Stage::Closing => false,
+            }
+    }
+}
+
+/// A place for a link.
+pub struct PortSlot {
+    port: Option<Port>,
+    hook: Hook,
+}
+
+impl PortSlot {
+    /// A place without a link.
+    pub const EMPTY: Self = Self { port: None, hook: Hook::NONE };
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ready;
+
+impl Hooked<Ready> for PortSlot {
+    fn hook(&mut self, _: Ready) -> &mut Hook {
+        &mut self.hook
+    }
+}
+
+/// The table of links over caller-given places.
+pub struct Ports<'m> {
+    slots: &'m mut [PortSlot],
+    /// Links that want the driver.
+    ready: List,
+    used: usize,
+}
+
+impl<'m> Ports<'m> {
+    /// A table without links; more than 65,536 places are not used.
+    #[must_use]
+    pub fn new(slots: &'m mut [PortSlot]) -> Self {
+        let len = slots.len().min(1 << 16);
+        let slots = &mut slots[..len];
+        slots.fill_with(|| PortSlot::EMPTY);
+        Self { slots, ready: List::default(), used: 0 }
+    }
+
+    /// Links in the table.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Adds a link; `None` if the table is full.
+    pub fn insert(&mut self, port: Port) -> Option<LinkId> {
+        let at = self.slots.iter().position(|slot| slot.port.is_none())?;
+        self.slots[at].port = Some(port);
+        self.used += 1;
+        Some(LinkId(at as u16))
+    }
+
+    /// Removes a link. Its lists must be empty.
+    pub fn remove(&mut self, link: LinkId) -> Option<Port> {
+        self.ready.remove(self.slots, link.slot(), Ready);
+        let port = self.slots.get_mut(link.slot())?.port.take()?;
+        self.used -= 1;
+        Some(port)
+    }
+
+    /// The link.
+    #[must_use]
+    pub fn get(&self, link: LinkId) -> Option<&Port> {
+        self.slots.get(link.slot())?.port.as_ref()
+    }
+
+    /// The link.
+    pub fn get_mut(&mut self, link: LinkId) -> Option<&mut Port> {
+        self.slots.get_mut(link.slot())?.port.as_mut()
+    }
+
+    /// Asks for the driver's attention to a link.
+    pub fn touch(&mut self, link: LinkId) {
+        if self.get(link).is_some() {
+            self.ready.push(self.slots, link.slot(), Ready);
+        }
+    }
+
+    /// The next link that wants the driver.
+    pub fn poll_ready(&mut self) -> Option<LinkId> {
+        self.ready.pop(self.slots, Ready).map(|at| LinkId(at as u16))
+    }
+
+    /// Every link.
+    pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Port)> {
+        (0u16..=u16::MAX).zip(self.slots.iter()).filter_map(|(at, slot)| Some((LinkId(at), slot.port.as_ref()?)))
+    }
+
+    /// The number of places.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+}
