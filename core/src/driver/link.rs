@@ -104,23 +104,23 @@ impl<S: Shell> State<S> {
 }
 
 /// A link's place: its stream and keys, and a buffer each way.
-pub struct LinkPlace<'m, S: Shell> {
+pub struct LinkPlace<'b, S: Shell> {
     state: State<S>,
-    input: &'m mut [u8],
+    input: &'b mut [u8],
     /// Bytes of `input` that have come and are not used.
     arrived: core::ops::Range<usize>,
-    output: &'m mut [u8],
+    output: &'b mut [u8],
     /// Bytes of `output` that are to be written.
     departing: core::ops::Range<usize>,
     /// When bytes last went out, or began to wait.
     progress: Instant,
 }
 
-impl<'m, S: Shell> LinkPlace<'m, S> {
+impl<'b, S: Shell> LinkPlace<'b, S> {
     /// A place without a link. Both buffers must hold [`LINK_BUFFER_MIN`] and one record of the size that this node announces
     /// (`input`) or is ready to send (`output`); longer input buffers save system calls.
     #[must_use]
-    pub const fn new(input: &'m mut [u8], output: &'m mut [u8]) -> Self {
+    pub const fn new(input: &'b mut [u8], output: &'b mut [u8]) -> Self {
         Self { state: State::Free, input, arrived: 0..0, output, departing: 0..0, progress: Instant::from_millis(0) }
     }
 
@@ -176,20 +176,18 @@ impl<'m, S: Shell> LinkPlace<'m, S> {
     }
 }
 
-impl<S: Shell> Driver<'_, S> {
-    /// A peer has connected. Answers the link's number, or gives the stream back if there is no place for it.
-    ///
-    /// # Errors
-    /// Every place is taken, or the node answers no links.
-    pub fn accept(&mut self, shell: &S, stream: S::LinkStream, now: Instant) -> Result<LinkId, S::LinkStream> {
-        if shell.descriptor().is_empty() {
-            return Err(stream);
-        }
-        let Some(link) = self.node.accept_link(now) else { return Err(stream) };
+impl<S: Shell> Driver<'_, '_, S> {
+    /// A peer has connected: the number of its link, to be used with [`Driver::handle_accepted`] at once, or `None` if there is no place
+    /// for it or this node answers no links. The shell then closes the connection.
+    pub fn reserve_link(&mut self, shell: &S, now: Instant) -> Option<LinkId> {
+        if shell.descriptor().is_empty() { None } else { self.node.accept_link(now) }
+    }
+
+    /// The stream of a link whose number was just reserved.
+    pub fn handle_accepted(&mut self, link: LinkId, stream: S::LinkStream) {
         if let Some(place) = self.links.get_mut(link.slot()) {
             place.reset(State::AwaitingConnector(stream));
         }
-        Ok(link)
     }
 
     pub(super) fn begin_connect(

@@ -38,9 +38,9 @@ pub enum More {
 }
 
 /// What a driver keeps besides the node's own memory.
-pub struct Places<'m, S: Shell> {
+pub struct Places<'m, 'b, S: Shell> {
     /// One for each of the node's links.
-    pub links: &'m mut [LinkPlace<'m, S>],
+    pub links: &'m mut [LinkPlace<'b, S>],
     /// One for each of the node's circuits.
     pub outsides: &'m mut [OutsidePlace<S>],
     /// Bytes on their way between conversations and cells; 64 KiB is enough for any, 490 the least.
@@ -48,19 +48,19 @@ pub struct Places<'m, S: Shell> {
 }
 
 /// A node with its streams.
-pub struct Driver<'m, S: Shell> {
+pub struct Driver<'m, 'b, S: Shell> {
     node: Node<'m>,
-    links: &'m mut [LinkPlace<'m, S>],
+    links: &'m mut [LinkPlace<'b, S>],
     outsides: &'m mut [OutsidePlace<S>],
     scratch: &'m mut [u8],
     /// When links were last looked at for stalls.
     stall_check: Instant,
 }
 
-impl<'m, S: Shell> Driver<'m, S> {
+impl<'m, 'b, S: Shell> Driver<'m, 'b, S> {
     /// A driver for `node`.
     #[must_use]
-    pub fn new(node: Node<'m>, places: Places<'m, S>) -> Self {
+    pub fn new(node: Node<'m>, places: Places<'m, 'b, S>) -> Self {
         let Places { links, outsides, scratch } = places;
         Self { node, links, outsides, scratch, stall_check: Instant::default() }
     }

@@ -27,7 +27,7 @@ impl<S: Shell> OutsidePlace<S> {
     pub const EMPTY: Self = Self { name: None, stream: None, finished: false, announced: false };
 }
 
-impl<S: Shell> Driver<'_, S> {
+impl<S: Shell> Driver<'_, '_, S> {
     /// The place of a conversation, cleared if it was an older one's.
     pub(super) fn claim(
         &mut self,

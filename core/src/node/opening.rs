@@ -70,14 +70,16 @@ impl Node<'_> {
         Some(link)
     }
 
-    /// Wants a link to `address`: an existing one to `node` or a new one. `None` if no place is free.
-    pub fn connect_link(&mut self, address: SocketAddr, node: Option<NodeId>, now: Instant) -> Option<LinkId> {
-        if let Some(node) = node {
-            let existing = self.ports.iter().find(|(_, port)| port.takes_circuit(&node));
-            if let Some((link, _)) = existing {
-                return Some(link);
-            }
+    /// A link on which a circuit to `node` can be opened: one that exists, or a new one to `address`. `None` if no place is free.
+    fn link_to(&mut self, address: SocketAddr, node: NodeId, now: Instant) -> Option<LinkId> {
+        match self.ports.iter().find(|(_, port)| port.takes_circuit(&node)) {
+            Some((link, _)) => Some(link),
+            None => self.connect_link(address, Some(node), now),
         }
+    }
+
+    /// Wants a new link to `address`, to be met by `node` if that is known. `None` if no place is free.
+    pub fn connect_link(&mut self, address: SocketAddr, node: Option<NodeId>, now: Instant) -> Option<LinkId> {
         let link = self.ports.insert(Port::wanted(node, address, now.after(self.config.patience.handshake)))?;
         self.ports.touch(link);
         self.arm(now);
@@ -335,7 +337,7 @@ impl Node<'_> {
         address: SocketAddr,
         now: Instant,
     ) -> bool {
-        let Some(link) = self.connect_link(address, Some(node), now) else { return false };
+        let Some(link) = self.link_to(address, node, now) else { return false };
         let Some(port) = self.ports.get_mut(link) else { return false };
         let Some(id) = port.last_id.checked_add(1).and_then(CircuitId::new) else { return false };
         port.last_id = id.value();

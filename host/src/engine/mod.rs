@@ -1,0 +1,254 @@
+//! One task that owns a node: its state machine, its sockets and its timers. No lock is held over I/O, because there is none to hold: all
+//! that other tasks and threads share with it are channels and the list of woken streams.
+
+mod aead;
+pub(crate) mod memory;
+pub(crate) mod readiness;
+pub(crate) mod shell;
+pub(crate) mod stream;
+mod target;
+pub(crate) mod workers;
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bulbil_core::crypto::kem::OnionSecret;
+use bulbil_core::crypto::onion::{HopKeys, Onion};
+use bulbil_core::driver::{Driver, More, Places};
+use bulbil_core::node::{Config, ConversationId, Counters, Node, OpenRefused, Opening, Usage};
+use bulbil_core::time::Instant;
+use bulbil_core::wire::message::BeginOptions;
+use bulbil_core::wire::{EndReason, NodeId, Target};
+use tokio::io::DuplexStream;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::debug;
+
+use memory::Sizes;
+use readiness::Token;
+use shell::{Done, Met, Progress, TokioShell};
+use stream::{Outside, Waking};
+
+/// What other tasks ask of the engine.
+pub(crate) enum Command {
+    /// A listener has accepted a connection.
+    Accepted(TcpStream),
+    /// Meet the node at an address.
+    Contact(std::net::SocketAddr, Option<NodeId>, oneshot::Sender<Met>),
+    /// Open a circuit of our own.
+    Open(Box<OpenCommand>),
+    /// Attach a conversation to an application.
+    AttachPipe(ConversationId, DuplexStream),
+    /// Attach a conversation to a local client's connection.
+    AttachTcp(ConversationId, TcpStream),
+    /// Let go of a conversation.
+    Release(ConversationId, bool),
+    /// Take a new onion key and the descriptor that announces it.
+    Rotate(Box<OnionSecret>, Vec<u8>),
+    /// How full and how busy the node is.
+    Status(oneshot::Sender<Status>),
+    /// End: no new circuits, a moment for those that are open, then everything is closed.
+    Stop(oneshot::Sender<()>),
+}
+
+/// A circuit to be opened, its onion already built.
+pub(crate) struct OpenCommand {
+    pub node: NodeId,
+    pub address: std::net::SocketAddr,
+    pub onion: Box<Onion>,
+    pub keys: Vec<HopKeys>,
+    pub target: Target,
+    pub options: BeginOptions,
+    pub first: Vec<u8>,
+    pub reply: oneshot::Sender<Result<(ConversationId, watch::Receiver<Progress>), OpenRefused>>,
+}
+
+/// How full and how busy a node is.
+#[derive(Debug, Clone, Copy)]
+pub struct Status {
+    /// What its tables hold.
+    pub usage: Usage,
+    /// What it has done.
+    pub counters: Counters,
+    /// The current onion key's replay set is full.
+    pub rotation_due: bool,
+}
+
+/// How long open circuits have to end by themselves when the node stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs a node until it is told to stop or every handle to it is gone.
+pub(crate) async fn run(
+    config: Config,
+    sizes: Sizes,
+    mut shell: TokioShell,
+    mut commands: mpsc::Receiver<Command>,
+    mut done: mpsc::UnboundedReceiver<Done>,
+) -> Result<(), &'static str> {
+    let mut memory = memory::Memory::new(&sizes);
+    let index_key = [random_word(), random_word()];
+    let (tables, outsides, scratch, buffers) = memory.lend();
+    let mut links = buffers.places();
+    let node = Node::new(config, tables, index_key)?;
+    let mut driver = Driver::new(node, Places { links: &mut links, outsides, scratch });
+    let origin = tokio::time::Instant::now();
+    let readiness = std::sync::Arc::clone(&shell.readiness);
+    let mut tokens = Vec::new();
+    let mut spare = Vec::new();
+    let mut stopping: Option<(tokio::time::Instant, oneshot::Sender<()>)> = None;
+
+    loop {
+        let now = Instant::from_millis(origin.elapsed().as_millis() as u64);
+        // A fixed order: what is done, what was asked for, what is ready, and then what follows from all that.
+        while let Ok(done) = done.try_recv() {
+            handle_done(&mut driver, &mut shell, done, now);
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(Command::Stop(reply)) => {
+                    driver.node_mut().stop();
+                    stopping.get_or_insert((tokio::time::Instant::now() + STOP_GRACE, reply));
+                }
+                Ok(command) => handle_command(&mut driver, &mut shell, command, now),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+        readiness.take(&mut tokens, &mut spare);
+        let mut more = More::No;
+        for token in tokens.drain(..) {
+            match token {
+                Token::Link(link) => {
+                    if driver.service_link(&mut shell, link, now) == More::Yes {
+                        more = More::Yes;
+                        readiness.waker(token).wake();
+                    }
+                }
+                Token::Conversation(name) => driver.service_conversation(&mut shell, name, now),
+            }
+        }
+        if driver.drain(&mut shell, now) == More::Yes {
+            more = More::Yes;
+        }
+        driver.handle_timeout(&mut shell, now);
+        if let Some((deadline, reply)) = stopping.take() {
+            if driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= deadline {
+                driver.close_all(&mut shell, now);
+                let _nobody_waits = reply.send(());
+                return Ok(());
+            }
+            stopping = Some((deadline, reply));
+        }
+        if more == More::Yes {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let wake = match (driver.poll_timeout(), &stopping) {
+            (_, Some(_)) => tokio::time::Instant::now() + Duration::from_millis(20),
+            (Some(at), None) => origin + Duration::from_millis(at.millis()),
+            (None, None) => origin + Duration::from_secs(u64::from(u32::MAX)),
+        };
+        tokio::select! {
+            () = readiness.ready() => {}
+            Some(finished) = done.recv() => handle_done(&mut driver, &mut shell, finished, now),
+            command = commands.recv() => match command {
+                Some(Command::Stop(reply)) => {
+                    driver.node_mut().stop();
+                    stopping = Some((tokio::time::Instant::now() + STOP_GRACE, reply));
+                }
+                Some(command) => handle_command(&mut driver, &mut shell, command, now),
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+}
+
+fn random_word() -> u64 {
+    use rand_core::Rng as _;
+    crate::random::SystemRandom.next_u64()
+}
+
+fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, done: Done, now: Instant) {
+    match done {
+        Done::Link(link, stream) => {
+            let stream = stream.map(|stream| shell.link_stream(link, stream));
+            driver.handle_link_stream(shell, link, stream, now);
+        }
+        Done::Target(name, reached) => {
+            let reached = reached.map(|(stream, address)| (shell.outside_tcp(name, stream), address));
+            driver.handle_target(shell, name, reached, now);
+        }
+        Done::Peeled(job, peeled, next) => driver.handle_peeled(job, peeled, &next, now),
+        Done::Signed(name, time, signature) => driver.handle_signed(name, time, &signature, now),
+        Done::Unsigned(name) => driver.node_mut().handle_failed(name, EndReason::Internal, now),
+    }
+}
+
+fn handle_command(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, command: Command, now: Instant) {
+    match command {
+        Command::Accepted(stream) => accept(driver, shell, stream, now),
+        Command::Contact(address, node, reply) => match driver.contact(address, node, now) {
+            Some(link) => shell.contacts.entry(link).or_default().push(reply),
+            None => drop(reply),
+        },
+        Command::Open(open) => {
+            let opening = Opening {
+                node: open.node,
+                address: open.address,
+                onion: &open.onion,
+                keys: &open.keys,
+                target: &open.target,
+                options: open.options,
+                first: &open.first,
+            };
+            let opened = driver.open(&opening, now).map(|name| {
+                let (progress, watched) = watch::channel(Progress::default());
+                shell.conversations.insert(name, progress);
+                (name, watched)
+            });
+            if let Err(Ok((name, _))) = open.reply.send(opened) {
+                driver.release(name, false, now);
+                shell.conversations.remove(&name);
+            }
+        }
+        Command::AttachPipe(name, pipe) => {
+            let stream = Outside::Pipe(Waking::new(pipe, shell.readiness.waker(Token::Conversation(name))));
+            driver.attach(shell, name, stream, now);
+        }
+        Command::AttachTcp(name, stream) => {
+            let stream = shell.outside_tcp(name, stream);
+            driver.attach(shell, name, stream, now);
+        }
+        Command::Release(name, graceful) => {
+            driver.release(name, graceful, now);
+            shell.conversations.remove(&name);
+        }
+        Command::Rotate(secret, descriptor) => {
+            shell.keys.onion.write().unwrap_or_else(PoisonError::into_inner).rotate(*secret);
+            shell.descriptor = descriptor;
+            driver.node_mut().handle_rotation();
+            debug!("onion key rotated");
+        }
+        Command::Status(reply) => {
+            let node = driver.node();
+            let _nobody_waits = reply.send(Status {
+                usage: node.usage(),
+                counters: *node.counters(),
+                rotation_due: node.is_rotation_due(),
+            });
+        }
+        Command::Stop(_) => {}
+    }
+}
+
+fn accept(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, stream: TcpStream, now: Instant) {
+    // The waker needs the link's number, which is known once the link has its place; until then the stream sleeps.
+    let Some(link) = driver.reserve_link(shell, now) else {
+        debug!("link refused: no place for it");
+        return;
+    };
+    let stream = shell.link_stream(link, stream);
+    driver.handle_accepted(link, stream);
+    let _woken_by_its_token = driver.service_link(shell, link, now);
+}

@@ -1,0 +1,212 @@
+//! The core's [`Shell`] on tokio: sockets, worker threads and keys. Whatever takes time happens elsewhere and comes back as a [`Done`].
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use bulbil_core::circuit::LinkId;
+use bulbil_core::client::origin::Receipt;
+use bulbil_core::crypto::identity::IdentitySecret;
+use bulbil_core::crypto::kem::OnionKeys;
+use bulbil_core::crypto::onion::{Onion, OnionRejected, Peeled, peel};
+use bulbil_core::crypto::receipt::ReceiptParts;
+use bulbil_core::driver::LinkEnd;
+use bulbil_core::io::{Shell, Statement};
+use bulbil_core::link::LinkSecret;
+use bulbil_core::node::{ConversationId, Outcome};
+use bulbil_core::phonebook::VerifiedDescriptor;
+use bulbil_core::relay::onions::OnionIndex;
+use bulbil_core::wire::descriptor::RSA_LEN;
+use bulbil_core::wire::policy::Policy;
+use bulbil_core::wire::{EndReason, NodeId, Target, UnixTime};
+use embedded_io::ErrorKind;
+use rand_core::CryptoRng;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, trace, warn};
+
+use super::aead::RingAead;
+use super::readiness::{Readiness, Token};
+use super::stream::{Outside, Waking, kind_of};
+use super::target;
+use super::workers::Workers;
+use crate::random::SystemRandom;
+
+/// How long a link's connection may take to be made.
+const LINK_CONNECT: Duration = Duration::from_secs(8);
+
+/// Something that took time is done.
+pub(crate) enum Done {
+    /// A link's connection is made, or not.
+    Link(LinkId, Result<TcpStream, ErrorKind>),
+    /// A target is reached, or not.
+    Target(ConversationId, Result<(TcpStream, SocketAddr), EndReason>),
+    /// An onion is opened, or not.
+    Peeled(OnionIndex, Result<Peeled, OnionRejected>, Box<Onion>),
+    /// An answer is signed.
+    Signed(ConversationId, UnixTime, Box<[u8; RSA_LEN]>),
+    /// An answer could not be signed.
+    Unsigned(ConversationId),
+}
+
+/// What the application is told of its conversation.
+#[derive(Clone, Default)]
+pub(crate) struct Progress {
+    /// The address that the exit has reached.
+    pub connected: Option<SocketAddr>,
+    /// The receipt, not yet verified.
+    pub receipt: Option<Box<Receipt>>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+/// What came of an attempt to meet a node.
+pub(crate) type Met = Result<(Box<VerifiedDescriptor>, UnixTime), LinkEnd>;
+
+/// A node's secrets.
+pub(crate) struct Keys {
+    pub identity: IdentitySecret,
+    pub link: LinkSecret,
+    pub onion: RwLock<OnionKeys>,
+    pub node: NodeId,
+}
+
+/// The machine around one node.
+pub(crate) struct TokioShell {
+    pub keys: Arc<Keys>,
+    /// Our own signed descriptor, or nothing.
+    pub descriptor: Vec<u8>,
+    pub policy: Arc<Policy>,
+    pub workers: Workers,
+    pub readiness: Arc<Readiness>,
+    pub done: mpsc::UnboundedSender<Done>,
+    pub conversations: HashMap<ConversationId, watch::Sender<Progress>>,
+    /// Who waits to hear of a link.
+    pub contacts: HashMap<LinkId, Vec<tokio::sync::oneshot::Sender<Met>>>,
+    /// Descriptors that links have shown, for the phonebook.
+    pub shown: Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>,
+    pub random: SystemRandom,
+}
+
+/// The machine's time.
+pub(crate) fn unix_time() -> UnixTime {
+    UnixTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+impl TokioShell {
+    /// A link's connection, waking the engine.
+    pub(crate) fn link_stream(&self, link: LinkId, stream: TcpStream) -> Waking<TcpStream> {
+        // Records are written whole; waiting for more bytes would only delay the last ones.
+        let _only_slower = stream.set_nodelay(true);
+        Waking::new(stream, self.readiness.waker(Token::Link(link)))
+    }
+
+    /// A conversation's connection, waking the engine.
+    pub(crate) fn outside_tcp(&self, name: ConversationId, stream: TcpStream) -> Outside {
+        Outside::Tcp(Waking::new(stream, self.readiness.waker(Token::Conversation(name))))
+    }
+}
+
+impl Shell for TokioShell {
+    type LinkStream = Waking<TcpStream>;
+    type OutsideStream = Outside;
+    type Aead = RingAead;
+
+    fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let connected = match tokio::time::timeout(LINK_CONNECT, TcpStream::connect(address)).await {
+                Ok(connected) => connected.map_err(|error| kind_of(&error)),
+                Err(_) => Err(ErrorKind::TimedOut),
+            };
+            let _engine_gone = done.send(Done::Link(link, connected));
+        });
+    }
+
+    fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
+        let (done, policy, target) = (self.done.clone(), Arc::clone(&self.policy), target.clone());
+        tokio::spawn(async move {
+            let connected = target::connect(&target, &policy).await;
+            let _engine_gone = done.send(Done::Target(conversation, connected));
+        });
+    }
+
+    fn peel(&mut self, job: OnionIndex, onion: &mut Onion) -> Option<Result<Peeled, OnionRejected>> {
+        let (done, keys, mut onion) = (self.done.clone(), Arc::clone(&self.keys), Box::new(*onion));
+        self.workers.run(move || {
+            let onion_keys = keys.onion.read().unwrap_or_else(PoisonError::into_inner);
+            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SystemRandom);
+            drop(onion_keys);
+            let _engine_gone = done.send(Done::Peeled(job, peeled, onion));
+        });
+        None
+    }
+
+    fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; RSA_LEN])> {
+        let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), unix_time());
+        let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time);
+        self.workers.run(move || {
+            let signature = parts.ok().and_then(|parts| parts.sign(&keys.identity, &mut SystemRandom).ok());
+            let _engine_gone = done.send(match signature {
+                Some(signature) => Done::Signed(conversation, time, Box::new(signature)),
+                None => Done::Unsigned(conversation),
+            });
+        });
+        None
+    }
+
+    fn link_secret(&self) -> &LinkSecret {
+        &self.keys.link
+    }
+
+    fn descriptor(&self) -> &[u8] {
+        &self.descriptor
+    }
+
+    fn unix_time(&self) -> UnixTime {
+        unix_time()
+    }
+
+    fn rng(&mut self) -> &mut dyn CryptoRng {
+        &mut self.random
+    }
+
+    fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
+        debug!(link = link.0, "link up");
+        (self.shown)(descriptor, time);
+        for waiting in self.contacts.remove(&link).into_iter().flatten() {
+            let _nobody_waits = waiting.send(Ok((Box::new(descriptor.clone()), time)));
+        }
+    }
+
+    fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
+        match end {
+            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.0, %end, "link ended"),
+            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.0, %end, "link refused"),
+            _ => debug!(link = link.0, %end, "link failed"),
+        }
+        for waiting in self.contacts.remove(&link).into_iter().flatten() {
+            let _nobody_waits = waiting.send(Err(end));
+        }
+    }
+
+    fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr) {
+        if let Some(progress) = self.conversations.get(&conversation) {
+            progress.send_modify(|progress| progress.connected = Some(address));
+        }
+    }
+
+    fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt) {
+        if let Some(progress) = self.conversations.get(&conversation) {
+            progress.send_modify(|progress| progress.receipt = Some(Box::new(receipt)));
+        }
+    }
+
+    fn handle_over(&mut self, conversation: ConversationId, outcome: Outcome) {
+        trace!(?outcome, "conversation over");
+        if let Some(progress) = self.conversations.remove(&conversation) {
+            progress.send_modify(|progress| progress.outcome = Some(outcome));
+        }
+    }
+}

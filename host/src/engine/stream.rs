@@ -1,0 +1,119 @@
+//! Tokio's streams as the core's [`ByteStream`]s.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bulbil_core::io::ByteStream;
+use embedded_io::{ErrorKind, ErrorType};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An error of a stream, with embedded-io's kinds.
+#[derive(Debug)]
+pub(crate) struct StreamError(pub(crate) io::Error);
+
+impl std::fmt::Display for StreamError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+impl embedded_io::Error for StreamError {
+    fn kind(&self) -> ErrorKind {
+        kind_of(&self.0)
+    }
+}
+
+/// The kind of an operating system's error.
+pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorKind::ConnectionRefused,
+        io::ErrorKind::ConnectionReset => ErrorKind::ConnectionReset,
+        io::ErrorKind::ConnectionAborted => ErrorKind::ConnectionAborted,
+        io::ErrorKind::NotConnected => ErrorKind::NotConnected,
+        io::ErrorKind::BrokenPipe => ErrorKind::BrokenPipe,
+        io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+        _ => ErrorKind::Other,
+    }
+}
+
+/// A stream that wakes the engine by its token.
+pub(crate) struct Waking<T> {
+    stream: T,
+    waker: Waker,
+}
+
+impl<T> Waking<T> {
+    pub(crate) const fn new(stream: T, waker: Waker) -> Self {
+        Self { stream, waker }
+    }
+}
+
+impl<T> ErrorType for Waking<T> {
+    type Error = StreamError;
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for Waking<T> {
+    fn try_read(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
+        // Tokio's poll_read remembers a short read, so that finding nothing more costs no system call.
+        let mut buffer = ReadBuf::new(buffer);
+        let polled = Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(&self.waker), &mut buffer);
+        polled.map(|read| read.map(|()| buffer.filled().len()).map_err(StreamError))
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> Poll<Result<usize, StreamError>> {
+        let polled = Pin::new(&mut self.stream).poll_write(&mut Context::from_waker(&self.waker), bytes);
+        match polled {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(StreamError(io::ErrorKind::WriteZero.into()))),
+            polled => polled.map_err(StreamError),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), StreamError> {
+        match Pin::new(&mut self.stream).poll_shutdown(&mut Context::from_waker(&self.waker)) {
+            Poll::Ready(Err(error)) => Err(StreamError(error)),
+            // Neither TCP nor a duplex pipe has anything to wait for here.
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+}
+
+/// What a conversation can be attached to.
+pub(crate) enum Outside {
+    /// A target's connection, or a local client's that was handed over.
+    Tcp(Waking<TcpStream>),
+    /// An application in this process.
+    Pipe(Waking<DuplexStream>),
+}
+
+impl ErrorType for Outside {
+    type Error = StreamError;
+}
+
+impl ByteStream for Outside {
+    fn try_read(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Pipe(stream) => stream.try_read(buffer),
+        }
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> Poll<Result<usize, StreamError>> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Pipe(stream) => stream.try_write(bytes),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), StreamError> {
+        match self {
+            Self::Tcp(stream) => stream.finish(),
+            Self::Pipe(stream) => stream.finish(),
+        }
+    }
+}
