@@ -15,7 +15,7 @@ use rand_core::CryptoRng;
 
 use crate::circuit::LinkId;
 use crate::client::origin::Receipt;
-use crate::crypto::identity::TranscriptDigest;
+use crate::crypto::receipt::TranscriptDigest;
 use crate::crypto::onion::{Onion, OnionRejected, Peeled};
 use crate::driver::LinkEnd;
 use crate::link::LinkSecret;
@@ -23,9 +23,8 @@ use crate::link::aead::RecordAead;
 use crate::node::{ConversationId, Outcome};
 use crate::phonebook::VerifiedDescriptor;
 use crate::relay::onions::OnionIndex;
-use crate::wire::Target;
 use crate::wire::descriptor::RSA_LEN;
-use crate::wire::message::UnixTime;
+use crate::wire::{Target, UnixTime};
 
 /// One reliable, ordered connection: TCP, or something that behaves like it.
 pub trait ByteStream: ErrorType {

@@ -6,15 +6,15 @@
 #[cfg(test)]
 extern crate std;
 
-pub mod crypto;
-pub mod link;
-pub mod phonebook;
-pub mod wire;
 pub mod circuit;
 pub mod client;
 pub mod conversation;
-pub mod node;
-pub mod relay;
-pub mod time;
+pub mod crypto;
 pub mod driver;
 pub mod io;
+pub mod link;
+pub mod node;
+pub mod phonebook;
+pub mod relay;
+pub mod time;
+pub mod wire;

@@ -4,11 +4,10 @@ use core::net::SocketAddr;
 
 use crate::conversation::Halves;
 use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex};
-use crate::crypto::identity::TranscriptDigest;
+use crate::crypto::receipt::TranscriptDigest;
 use crate::relay::exit::OutOfTurn;
 use crate::wire::descriptor::RSA_LEN;
-use crate::wire::message::UnixTime;
-use crate::wire::{EndReason, Message};
+use crate::wire::{EndReason, Message, UnixTime};
 
 /// How far the conversation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +25,9 @@ enum Stage {
 pub struct Receipt {
     /// When the exit signed, by its clock.
     pub time: UnixTime,
-    /// SHA-256 of the request as we sent it.
-    pub request: [u8; 32],
-    /// SHA-256 of the answer as we received it.
-    pub answer: [u8; 32],
-    /// The exit's signature, not yet verified: the exit's identity key is in its descriptor.
+    /// Digests of the request as we sent it and of the answer as we received it.
+    pub transcript: TranscriptDigest,
+    /// The exit's signature, not yet verified ([`crate::crypto::receipt::ReceiptParts`]): its identity key is in its descriptor.
     pub signature: [u8; RSA_LEN],
 }
 
@@ -55,6 +52,20 @@ pub enum Received {
     Data,
     /// Nothing more; the cell is used up.
     Used,
+}
+
+/// Whether any hop may give this reason, not only the exit: it concerns the path, not the target.
+const fn of_a_relay(reason: EndReason) -> bool {
+    matches!(
+        reason,
+        EndReason::TimedOut
+            | EndReason::NextHopUnreachable
+            | EndReason::NextHopLost
+            | EndReason::Busy
+            | EndReason::Protocol
+            | EndReason::Shutdown
+            | EndReason::Internal
+    )
 }
 
 impl Origin {
@@ -104,7 +115,7 @@ impl Origin {
     /// Bytes of the request leave.
     pub fn handle_request(&mut self, bytes: &[u8]) {
         if let Some(transcript) = &mut self.transcript {
-            transcript.request(bytes);
+            transcript.update_request(bytes);
         }
     }
 
@@ -118,7 +129,7 @@ impl Origin {
         match *message {
             Message::Drop => Ok(Received::Used),
             // Any hop may say that it cannot go on; only the exit speaks of the target.
-            Message::End(reason) if open && (hop == self.exit || reason.is_of_a_relay()) => {
+            Message::End(reason) if open && (hop == self.exit || of_a_relay(reason)) => {
                 self.stage = Stage::Ended(reason, hop);
                 Ok(Received::Used)
             }
@@ -128,13 +139,13 @@ impl Origin {
             }
             Message::Data(bytes) if talking && self.receipt.is_none() => {
                 if let Some(transcript) = &mut self.transcript {
-                    transcript.answer(bytes);
+                    transcript.update_answer(bytes);
                 }
                 Ok(Received::Data)
             }
             Message::Receipt { time, signature } if talking => {
-                let (request, answer) = self.transcript.take().ok_or(OutOfTurn)?.finish();
-                self.receipt = Some(Receipt { time, request, answer, signature: *signature });
+                let transcript = self.transcript.take().ok_or(OutOfTurn)?;
+                self.receipt = Some(Receipt { time, transcript, signature: *signature });
                 Ok(Received::Used)
             }
             Message::Fin if talking => {

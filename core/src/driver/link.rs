@@ -16,7 +16,7 @@ use crate::node::{PeerLimits, Violation};
 use crate::phonebook::{DescriptorError, VerifiedDescriptor};
 use crate::time::Instant;
 use crate::wire::cell::CELL_LEN;
-use crate::wire::handshake::{ANSWER_MAX_LEN, Answer, CircuitLimit, LinkLimits};
+use crate::wire::handshake::{ANSWER_MAX_LEN, Answer, CircuitLimit};
 use crate::wire::{Descriptor, NodeId, WireError};
 
 /// Longest second handshake message with its length, in bytes.
@@ -332,7 +332,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         let config = self.node.config();
         let answer = Answer {
             time: shell.unix_time(),
-            limits: LinkLimits { record_cells: config.record_cells, credit: config.initial_credit },
+            limits: config.limits,
             circuits: CircuitLimit::new(config.circuits_per_link).ok_or(LinkEnd::Answer(WireError::Invalid))?,
             descriptor: shell.descriptor(),
         };
@@ -346,7 +346,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         let mut payload = [0; ANSWER_MAX_LEN];
         let payload_len = answer.emit(&mut payload).map_err(LinkEnd::Answer)?;
         let record_limit =
-            RecordLimit::new(config.record_cells.value()).ok_or(LinkEnd::Answer(WireError::Invalid))?;
+            RecordLimit::new(config.limits.record_cells.value()).ok_or(LinkEnd::Answer(WireError::Invalid))?;
 
         let (length, text) =
             place.output.split_first_chunk_mut::<LENGTH_LEN>().ok_or(LinkEnd::Handshake(HandshakeError::NoRoom))?;
@@ -367,7 +367,7 @@ impl<S: Shell> Driver<'_, '_, S> {
 
     /// Judges the answer to our message: authentic, acceptable, and from the node that we meant.
     fn judge_answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
-        let own_limit = RecordLimit::new(self.node.config().record_cells.value());
+        let own_limit = RecordLimit::new(self.node.config().limits.record_cells.value());
         let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
         let Some(range) = place.framed(ANSWER_FRAME_MAX - LENGTH_LEN)? else { return Ok(false) };
         let State::AwaitingAnswer(stream, connector, expected) = core::mem::replace(&mut place.state, State::Free)

@@ -18,8 +18,8 @@ use crate::io::Shell;
 use crate::node::{ConversationId, LinkWish, Node, OpenRefused, Opening};
 use crate::relay::onions::OnionIndex;
 use crate::time::Instant;
+use crate::wire::UnixTime;
 use crate::wire::descriptor::RSA_LEN;
-use crate::wire::message::UnixTime;
 
 pub use link::{LINK_BUFFER_MIN, LinkEnd, LinkPlace};
 pub use outside::OutsidePlace;

@@ -59,8 +59,8 @@ impl Node<'_> {
         if let Some(port) = self.ports.get_mut(link) {
             port.deadline = idle;
             port.stage = Stage::Up(PeerLimits {
-                record_cells: hello.record_cells.value(),
-                credit: hello.credit.value(),
+                record_cells: hello.limits.record_cells.value(),
+                credit: hello.limits.credit.value(),
                 circuits: 0,
             });
         }

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use crate::circuit::flow::{Growth, WINDOW_MIN};
 use crate::wire::NodeId;
-use crate::wire::handshake::{InitialCredit, RecordCells};
+use crate::wire::handshake::LinkLimits;
 
 /// Roles and limits of a node.
 #[derive(Debug, Clone)]
@@ -15,10 +15,8 @@ pub struct Config {
     pub relay: bool,
     /// Ends circuits and connects to targets.
     pub exit: bool,
-    /// Most cells in one record that this node takes.
-    pub record_cells: RecordCells,
-    /// Room that every circuit has from the beginning, in each direction.
-    pub initial_credit: InitialCredit,
+    /// Most cells in one record that this node takes, and the room that every circuit has from the beginning, in each direction.
+    pub limits: LinkLimits,
     /// Room that one direction of one circuit may grow to.
     pub window_max: u16,
     /// Circuits that a connector may have open on one link.
@@ -57,7 +55,8 @@ impl Patience {
 
 impl Config {
     pub(crate) fn growth(&self) -> Growth {
-        Growth { min: self.initial_credit.value(), max: self.window_max.max(self.initial_credit.value()) }
+        let credit = self.limits.credit.value();
+        Growth { min: credit, max: self.window_max.max(credit) }
     }
 
     /// Checks what types cannot say.
@@ -65,7 +64,7 @@ impl Config {
     /// # Errors
     /// The sentence says what to change.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.initial_credit.value() < WINDOW_MIN {
+        if self.limits.credit.value() < WINDOW_MIN {
             return Err("the initial credit must be at least 8 cells: a conversation's control messages need them");
         }
         if self.circuits_per_link == 0 || self.onions_per_link == 0 {

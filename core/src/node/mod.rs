@@ -30,13 +30,16 @@ mod tests;
 
 use core::net::SocketAddr;
 
+use rand_core::CryptoRng;
+
 use crate::circuit::index::{Index, IndexSlot};
 use crate::circuit::list::List;
 use crate::circuit::pool::{Pool, PoolSlot};
 use crate::circuit::table::{CircuitSlot, Listed, Side, Table};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::Origin;
-use crate::crypto::replay::ReplaySet;
+use crate::crypto::kem::KeyEpoch;
+use crate::crypto::replay::{ReplayEpochs, ReplaySet};
 use crate::relay::exit::Exit;
 use crate::relay::hop::Hop;
 use crate::relay::onions::{OnionIndex, OnionSlot, Onions};
@@ -48,6 +51,7 @@ pub use closing::Outcome;
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening};
 pub use port::{PeerLimits, PortSlot};
+use port::Ports;
 pub use talk::{Ask, Output};
 
 /// What a circuit is at this node.
@@ -191,8 +195,7 @@ pub struct Node<'m> {
     ports: Ports<'m>,
     onions: Onions<'m>,
     origins: &'m mut [OriginSlot],
-    /// Replay sets: of the current onion key, then of the previous one.
-    replay: [ReplaySet<'m>; 2],
+    replay: ReplayEpochs<'m>,
     /// The current key's replay set has filled up and the key should be rotated.
     rotation_due: bool,
     /// Conversations that want the driver.
@@ -203,16 +206,16 @@ pub struct Node<'m> {
 }
 
 impl<'m> Node<'m> {
-    /// A node without links. `index_key` must be random and secret.
+    /// A node without links and with its first onion key. `rng` keys the tables that peers could otherwise aim at.
     ///
     /// # Errors
     /// The sentence says what is wrong with the configuration or the memory.
-    pub fn new(config: Config, memory: Memory<'m>, index_key: [u64; 2]) -> Result<Self, &'static str> {
+    pub fn new(config: Config, memory: Memory<'m>, rng: &mut dyn CryptoRng) -> Result<Self, &'static str> {
         config.check()?;
         if memory.index.len() < memory.circuits.len().saturating_mul(4) || !memory.index.len().is_power_of_two() {
             return Err("the index needs four places for each circuit, and a power of two of them");
         }
-        if memory.cells.len() < 2 * usize::from(config.initial_credit.value()) {
+        if memory.cells.len() < 2 * usize::from(config.limits.credit.value()) {
             return Err("the pool cannot hold the initial credit of one circuit");
         }
         memory.circuits.fill_with(|| CircuitSlot::EMPTY);
@@ -222,11 +225,11 @@ impl<'m> Node<'m> {
             config,
             pool: Pool::new(memory.cells),
             table: Table::new(memory.circuits),
-            index: Index::new(memory.index, index_key),
+            index: Index::new(memory.index, [rng.next_u64(), rng.next_u64()]),
             ports: Ports::new(memory.links),
             onions: Onions::new(memory.onions),
             origins: memory.origins,
-            replay: [ReplaySet::new(current), ReplaySet::new(previous)],
+            replay: ReplayEpochs::new(KeyEpoch::FIRST, ReplaySet::new(current, rng), ReplaySet::new(previous, rng)),
             rotation_due: false,
             attention: List::default(),
             next_tick: None,
@@ -262,8 +265,7 @@ impl<'m> Node<'m> {
 
     /// The owner has replaced its onion key: what was current is now previous.
     pub fn handle_rotation(&mut self) {
-        self.replay.swap(0, 1);
-        self.replay[0].clear();
+        self.replay.rotate();
         self.rotation_due = false;
     }
 

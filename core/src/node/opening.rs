@@ -9,7 +9,7 @@ use crate::circuit::flow::Flow;
 use crate::circuit::table::{Circuit, ConversationId, End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::Origin;
-use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex, Seed};
+use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex, PATH_MAX, SEED_LEN, Seed};
 use crate::crypto::onion::{HopKeys, Instruction, Onion, OnionRejected, Peeled};
 use crate::crypto::replay;
 use crate::relay::exit::Exit;
@@ -217,7 +217,7 @@ impl Node<'_> {
 
     /// Reserves the least room that a circuit needs, in both directions.
     fn reserve_flows(&mut self) -> Option<(Flow, Flow)> {
-        let room = self.config.initial_credit.value();
+        let room = self.config.limits.credit.value();
         let mut forward = Flow::open(&mut self.pool, room)?;
         match Flow::open(&mut self.pool, room) {
             Some(backward) => Some((forward, backward)),
@@ -286,19 +286,22 @@ impl Node<'_> {
         peeled: Result<Peeled, OnionRejected>,
         now: Instant,
     ) -> Result<(), CloseReason> {
-        let peeled = peeled.map_err(|OnionRejected| {
+        let peeled = peeled.map_err(|_| {
             self.counters.rejected += 1;
             CloseReason::OnionRejected
         })?;
-        let epoch = usize::from(peeled.epoch == crate::crypto::kem::KeyEpoch::Previous);
-        match self.replay[epoch].insert(peeled.replay_tag) {
+        match self.replay.insert(peeled.epoch, peeled.replay_tag) {
             Ok(()) => {}
             Err(replay::Refused::Seen) => {
                 self.counters.replayed += 1;
                 return Err(CloseReason::OnionRejected);
             }
+            Err(replay::Refused::Expired) => {
+                self.counters.rejected += 1;
+                return Err(CloseReason::OnionRejected);
+            }
             Err(replay::Refused::Full) => {
-                self.rotation_due |= epoch == 0;
+                self.rotation_due = true;
                 self.counters.busy += 1;
                 return Err(CloseReason::Busy);
             }
@@ -391,6 +394,14 @@ impl Node<'_> {
             Message::Begin { options: opening.options, target: opening.target.clone(), first: opening.first };
         message.emit(message_of(&mut begin)).map_err(|_| OpenRefused::Invalid)?;
 
+        let (Ok(forward), Ok(backward)) = (
+            ClientForward::new(&seeds(opening.keys, |keys| &keys.forward)),
+            ClientBackward::new(&seeds(opening.keys, |keys| &keys.backward)),
+        ) else {
+            return Err(OpenRefused::Invalid);
+        };
+        let mut origin = Origin::new(forward, backward, exit, opening.options.sign);
+
         let free = self.origins.iter().position(|slot| slot.0.is_none()).ok_or(OpenRefused::Busy)?;
         let (forward, backward) = self.reserve_flows().ok_or(OpenRefused::Busy)?;
         let circuit = Circuit {
@@ -418,20 +429,9 @@ impl Node<'_> {
             self.discard(index);
             return Err(OpenRefused::Busy);
         }
-        let mut forward = [const { [0; crate::crypto::cgo::SEED_LEN] }; crate::crypto::cgo::PATH_MAX].map(Seed::from_bytes);
-        let mut backward = [const { [0; crate::crypto::cgo::SEED_LEN] }; crate::crypto::cgo::PATH_MAX].map(Seed::from_bytes);
-        for ((keys, forward), backward) in opening.keys.iter().zip(&mut forward).zip(&mut backward) {
-            *forward = Seed::from_bytes(keys.forward);
-            *backward = Seed::from_bytes(keys.backward);
-        }
-        let mut origin = Origin::new(
-            ClientForward::new(forward.iter().take(opening.keys.len())),
-            ClientBackward::new(backward.iter().take(opening.keys.len())),
-            exit,
-            opening.options.sign,
-        );
         origin.handle_request(opening.first);
-        origin.forward.originate(exit, Command::RELAY, &mut begin);
+        let originated = origin.forward.originate(exit, Command::RELAY, &mut begin);
+        debug_assert!(originated.is_ok(), "the exit is a hop of the path");
         if let Some(slot) = self.origins.get_mut(free) {
             slot.0 = Some(origin);
         }
@@ -489,4 +489,12 @@ impl Node<'_> {
         }
         self.onions.free(onion);
     }
+}
+
+/// One direction's seeds of every hop.
+fn seeds(
+    keys: &[HopKeys],
+    direction: fn(&HopKeys) -> &zeroize::Zeroizing<[u8; SEED_LEN]>,
+) -> heapless::Vec<Seed, PATH_MAX> {
+    keys.iter().take(PATH_MAX).map(|keys| Seed::from_bytes(**direction(keys))).collect()
 }

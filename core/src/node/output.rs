@@ -49,8 +49,9 @@ impl Node<'_> {
             cell.fill(0);
             cell::emit_header(cell, None, Command::HELLO);
             let hello =
-                Hello { record_cells: self.config.record_cells, credit: self.config.initial_credit };
-            hello.emit(cell::body_mut(cell));
+                Hello { limits: self.config.limits };
+            let emitted = hello.emit(cell::body_mut(cell));
+            debug_assert!(emitted.is_ok(), "HELLO fits a cell");
         }
         while !batch.is_full()
             && let Some((circuit, reason)) = port.refusals.pop_front()

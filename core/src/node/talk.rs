@@ -9,13 +9,13 @@ use crate::circuit::table::{ConversationId, End, Side};
 use crate::client::origin::{Origin, Receipt};
 use crate::conversation::Halves;
 use crate::crypto::cgo::TAG_LEN;
-use crate::crypto::identity::TranscriptDigest;
+use crate::crypto::receipt::TranscriptDigest;
 use crate::relay::exit::Exit;
 use crate::time::Instant;
 use crate::wire::cell::{BODY_LEN, CellBody};
 use crate::wire::descriptor::RSA_LEN;
-use crate::wire::message::{DATA_MAX, DATA_OFFSET, Message, UnixTime};
-use crate::wire::{CloseReason, Command, EndReason, Target};
+use crate::wire::message::{DATA_MAX, Message, data_room_mut, emit_data_header};
+use crate::wire::{CloseReason, Command, EndReason, Target, UnixTime};
 
 /// Cells of an outgoing flow's room that bytes may not take: a conversation says at most CONNECTED, RECEIPT, FIN and END besides.
 const CONTROL_ROOM: u16 = 4;
@@ -134,7 +134,8 @@ impl Node<'_> {
                     return;
                 };
                 let exit = origin.exit();
-                origin.forward.originate(exit, Command::RELAY, body);
+                let originated = origin.forward.originate(exit, Command::RELAY, body);
+                debug_assert!(originated.is_ok(), "the exit is a hop of the path");
             }
             Role::Opening(_) | Role::Passing(..) | Role::Refused => return,
         }
@@ -212,11 +213,12 @@ impl Node<'_> {
         }
         let mut body = [0; BODY_LEN];
         for chunk in bytes.chunks(DATA_MAX) {
-            // Message::emit, without copying the payload twice.
             let message = message_of(&mut body);
-            crate::wire::message::emit_data_header(message, chunk.len());
-            message[DATA_OFFSET..DATA_OFFSET + chunk.len()].copy_from_slice(chunk);
-            message[DATA_OFFSET + chunk.len()..].fill(0);
+            let (payload, padding) = data_room_mut(message).split_at_mut(chunk.len());
+            payload.copy_from_slice(chunk);
+            padding.fill(0);
+            let emitted = emit_data_header(message, chunk.len());
+            debug_assert!(emitted.is_ok(), "a chunk is never empty or too long");
             self.send_message(index, &mut body);
         }
         if let Some(entry) = self.table.get_mut(index) {
@@ -391,5 +393,5 @@ impl Node<'_> {
 fn payload_of(body: &CellBody) -> &[u8] {
     let message = &body[TAG_LEN..];
     let len = usize::from(u16::from_be_bytes([message[1], message[2]]));
-    message.get(DATA_OFFSET..DATA_OFFSET + len).unwrap_or(&[])
+    message.get(crate::wire::message::DATA_OFFSET..crate::wire::message::DATA_OFFSET + len).unwrap_or(&[])
 }

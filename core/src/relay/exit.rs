@@ -1,7 +1,7 @@
 //! The exit's side of a conversation: which relay messages may come when, and what each means. No cells, no sockets.
 
 use crate::conversation::Halves;
-use crate::crypto::identity::TranscriptDigest;
+use crate::crypto::receipt::TranscriptDigest;
 use crate::wire::message::BeginOptions;
 use crate::wire::{EndReason, Message, Target};
 
@@ -96,13 +96,13 @@ impl Exit {
                 self.target = Some(target);
                 self.transcript = options.sign.then(TranscriptDigest::new);
                 if let Some(transcript) = &mut self.transcript {
-                    transcript.request(first);
+                    transcript.update_request(first);
                 }
                 Ok(Received::Begin(first))
             }
             Message::Data(bytes) if begun && !self.halves.finish_received => {
                 if let Some(transcript) = &mut self.transcript {
-                    transcript.request(bytes);
+                    transcript.update_request(bytes);
                 }
                 Ok(Received::Data)
             }
@@ -136,7 +136,7 @@ impl Exit {
     /// Bytes from the target go to the client.
     pub fn handle_answer(&mut self, bytes: &[u8]) {
         if let Some(transcript) = &mut self.transcript {
-            transcript.answer(bytes);
+            transcript.update_answer(bytes);
         }
     }
 

@@ -16,8 +16,8 @@ impl Hop {
     #[must_use]
     pub fn new(keys: &HopKeys) -> Self {
         Self {
-            forward: RelayForward::new(&Seed::from_bytes(keys.forward)),
-            backward: RelayBackward::new(&Seed::from_bytes(keys.backward)),
+            forward: RelayForward::new(&Seed::from_bytes(*keys.forward)),
+            backward: RelayBackward::new(&Seed::from_bytes(*keys.backward)),
         }
     }
 
