@@ -2,9 +2,11 @@
 //!
 //! Signatures are RSASSA-PSS with SHA-256, MGF1-SHA-256 and a 32-byte salt. What is signed is handed over in parts that
 //! are hashed one after another, so nobody copies a descriptor to put a domain separator in front of it. The parts are
-//! not framed: a caller's first part is its domain separator, and it makes sure that no two of its messages join to the same bytes.
+//! not framed: a caller's first part is its domain separator, and it makes sure that no two of its messages join to the
+//! same bytes.
 //!
-//! On a Cortex-M signing takes about 11 KB of stack and 6.4 KB of heap, verifying 1 KB and 5.6 KB, generating 43 KB and 5.2 KB.
+//! On a Cortex-M signing takes about 11 KB of stack and 6.4 KB of heap, verifying 1 KB and 5.6 KB, generating 43 KB and
+//! 5.2 KB.
 
 use rand_core::CryptoRng;
 use rsa::Pss;

@@ -1,8 +1,9 @@
 //! Refusing an onion that was already opened, `PROTOCOL.md` section 6.
 //!
-//! Every onion yields a [`ReplayTag`] under the key that opened it. A [`ReplaySet`] remembers all tags of one
-//! key's life in memory of fixed size that its owner gives. It never forgets one before it is cleared: when it is full, it refuses, and
-//! the owner rotates the onion key. [`ReplayEpochs`] keeps a set each for the current and the previous key.
+//! Every onion yields a [`ReplayTag`] under the key that opened it. A [`ReplaySet`] remembers all tags of one key's
+//! life in memory of fixed size that its owner gives. It never forgets one before it is cleared: when it is full, it
+//! refuses, and the owner rotates the onion key. [`ReplayEpochs`] keeps a set each for the current
+//! and the previous key.
 
 use core::fmt;
 
@@ -21,6 +22,12 @@ impl ReplayTag {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(u64::from_be_bytes(bytes))
+    }
+
+    /// The tag's bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
     }
 }
 
@@ -86,6 +93,12 @@ impl<'m> ReplaySet<'m> {
         self.slots.len() / 4 * 3 + self.slots.len() % 4 * 3 / 4
     }
 
+    /// All tags, in no particular order: to be stored with the key and inserted again after a restart.
+    pub fn tags(&self) -> impl Iterator<Item = ReplayTag> {
+        let zero = self.zero_seen.then_some(ReplayTag(0));
+        self.slots.iter().filter(|&&slot| slot != 0).map(|&slot| ReplayTag(slot)).chain(zero)
+    }
+
     /// Takes a tag that was not there.
     ///
     /// # Errors
@@ -133,8 +146,7 @@ pub struct ReplayEpochs<'m> {
 }
 
 impl<'m> ReplayEpochs<'m> {
-    /// Sets for the key of `epoch` and the one before it; `current` and `previous` are as they were under those keys, or empty for
-    /// keys that have opened nothing.
+    /// Sets for the key of `epoch` and the one before it, empty only if these keys have opened nothing yet.
     #[must_use]
     pub const fn new(epoch: KeyEpoch, current: ReplaySet<'m>, previous: ReplaySet<'m>) -> Self {
         Self { epoch, current, previous }
@@ -155,18 +167,24 @@ impl<'m> ReplayEpochs<'m> {
         }
     }
 
-    /// Goes on to the next onion key, together with [`super::kem::OnionKeys::rotate`]: the current set becomes the previous
-    /// one, whose memory is emptied for the new key.
+    /// Goes on to the next onion key, together with [`super::kem::OnionKeys::rotate`]: the current set becomes the
+    /// previous one, whose memory is emptied for the new key.
     pub fn rotate(&mut self) {
         core::mem::swap(&mut self.current, &mut self.previous);
         self.current.clear();
         self.epoch = self.epoch.next();
     }
 
-    /// The set of the current key, to judge by its length when the key should be rotated early.
+    /// The set of the current key, whose length tells when the key should be rotated early.
     #[must_use]
     pub const fn current(&self) -> &ReplaySet<'m> {
         &self.current
+    }
+
+    /// The set of the previous key.
+    #[must_use]
+    pub const fn previous(&self) -> &ReplaySet<'m> {
+        &self.previous
     }
 }
 
@@ -257,7 +275,7 @@ mod tests {
         fn agrees_with_a_reference(
             slots in 0usize..80,
             seed in any::<u64>(),
-            tags in prop::collection::vec(prop_oneof![0u64..100, any::<u64>(), (0u64..9).prop_map(|i| i << 60)], 0..200),
+            tags in prop::collection::vec(prop_oneof![0u64..100, any::<u64>(), (1u64..9).prop_map(|i| i << 60)], ..200),
         ) {
             let mut memory = vec![0; slots];
             let mut set = ReplaySet::new(&mut memory, &mut rng(seed));
@@ -274,6 +292,9 @@ mod tests {
                 prop_assert_eq!(set.insert(ReplayTag(tag)), expected);
                 prop_assert_eq!(set.len(), reference.len());
             }
+            let tags: Vec<_> = set.tags().map(|tag| tag.0).collect();
+            prop_assert_eq!(tags.len(), reference.len());
+            prop_assert_eq!(tags.into_iter().collect::<HashSet<_>>(), reference);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Key encapsulation: how a client and one hop come to share a secret that no other hop learns, `PROTOCOL.md` section 6.
+//! Key encapsulation, `PROTOCOL.md` section 6: how a client and one hop come to share a secret that nobody else knows.
 
 mod rsa2048;
 mod x_wing;
@@ -93,7 +93,8 @@ impl OnionSecret {
 
     /// The key for storage: PKCS#8 DER for `rsa2048`, the 32-byte seed for `x-wing`.
     ///
-    /// Whoever stores a key stores its replay set too. A key that comes back without the set would open an old onion a second time.
+    /// Whoever stores a key stores its replay tags too. A key that comes back without them would open an old onion a
+    /// second time.
     #[must_use]
     pub fn export(&self) -> SecretBytes {
         match self {

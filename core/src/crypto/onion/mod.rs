@@ -1,17 +1,18 @@
 //! The onion: one message that opens a circuit along its whole path, `PROTOCOL.md` section 6.
 //!
-//! A client [`build`]s it for a path of one to four hops. Each hop [`peel`]s one layer off, which tells it the next hop and leaves the next
-//! hop's onion, of the same [`ONION_LEN`] bytes, in place of its own:
+//! A client builds it ([`build()`]) for a path of one to four hops. Each hop peels ([`peel()`]) one layer off, which
+//! tells it the next hop and leaves the next hop's onion, of the same [`ONION_LEN`] bytes, in place of its own:
 //!
 //! ```text
-//! build(A, B, C) -> | ct | mac | A: next is B | ct | mac | B: next is C | ct | mac | C: last | random .......... |
-//! A peels        ->                           | ct | mac | B: next is C | ct | mac | C: last | random .... | pad |
-//! B peels        ->                                                     | ct | mac | C: last | random .. |  pad  |
+//! built:    | ct | mac | A: next is B | ct | mac | B: next is C | ct | mac | C: last | random |
+//! A peels:                            | ct | mac | B: next is C | ct | mac | C: last | random | A's pad |
+//! B peels:                                                      | ct | mac | C: last | random | A's pad | B's pad |
 //! ```
 //!
-//! Whatever lies behind a mac is encrypted to its hop, and the mac covers all of it to the end, the pads included. So the client has to know the
-//! pads while it builds: they are keystream, which it can compute. That is Sphinx's construction with a KEM ciphertext in place of the blinded
-//! group element. The kinds of key may mix on a path; a hop knows the length of its ciphertext because it knows its own key.
+//! Whatever lies behind a mac is encrypted to its hop, and the mac covers all of it to the end, the pads included. So
+//! the client has to know the pads while it builds: they are keystream, which it can compute. That is Sphinx's
+//! construction with a KEM ciphertext in place of the blinded group element. The kinds of key may mix on a path; a hop
+//! knows the length of its ciphertext because it knows its own key.
 
 mod build;
 mod layer;
