@@ -15,8 +15,8 @@ use rand_core::CryptoRng;
 
 use crate::circuit::LinkId;
 use crate::client::origin::Receipt;
-use crate::crypto::receipt::TranscriptDigest;
 use crate::crypto::onion::{Onion, OnionRejected, Peeled};
+use crate::crypto::receipt::TranscriptDigest;
 use crate::driver::LinkEnd;
 use crate::link::LinkSecret;
 use crate::link::aead::RecordAead;
@@ -77,14 +77,10 @@ pub trait Shell {
     fn peel(&mut self, job: OnionIndex, onion: &mut Onion) -> Option<Result<Peeled, OnionRejected>>;
 
     /// Signs an answer at once (`Some`), or later [`crate::driver::Driver::handle_signed`].
-    fn sign(
-        &mut self,
-        conversation: ConversationId,
-        statement: Statement<'_>,
-    ) -> Option<(UnixTime, [u8; RSA_LEN])>;
+    fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; RSA_LEN])>;
 
-    /// The secret of this node's link key.
-    fn link_secret(&self) -> &LinkSecret;
+    /// The secret of this node's link key, and randomness fit for keys.
+    fn link_secret(&mut self) -> (&LinkSecret, &mut dyn CryptoRng);
 
     /// This node's own signed descriptor as it goes into handshakes; empty if the node answers no links.
     fn descriptor(&self) -> &[u8];

@@ -19,7 +19,6 @@ impl PoolSlot {
     pub const EMPTY: Self = Self { next: END, body: [0; BODY_LEN] };
 }
 
-
 /// Cells waiting in order, linked through the pool.
 #[derive(Debug, Default)]
 pub struct CellQueue {

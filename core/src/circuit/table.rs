@@ -110,11 +110,7 @@ pub struct CircuitSlot<R> {
 
 impl<R> CircuitSlot<R> {
     /// A place without a circuit.
-    pub const EMPTY: Self = Self {
-        circuit: None,
-        generation: 0,
-        hooks: [Hook::NONE; 5],
-    };
+    pub const EMPTY: Self = Self { circuit: None, generation: 0, hooks: [Hook::NONE; 5] };
 }
 
 impl<R> Hooked<Listed> for CircuitSlot<R> {

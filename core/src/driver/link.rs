@@ -350,10 +350,9 @@ impl<S: Shell> Driver<'_, '_, S> {
 
         let (length, text) =
             place.output.split_first_chunk_mut::<LENGTH_LEN>().ok_or(LinkEnd::Handshake(HandshakeError::NoRoom))?;
-        // The generator is borrowed from the shell, so the secret is used through a copy of the reference's owner.
-        let secret = shell.link_secret().clone();
-        let (len, keys) = noise::answer(&secret, &message, &payload[..payload_len], text, shell.rng())
-            .map_err(LinkEnd::Handshake)?;
+        let (secret, rng) = shell.link_secret();
+        let (len, keys) =
+            noise::answer(secret, &message, &payload[..payload_len], text, rng).map_err(LinkEnd::Handshake)?;
         *length = (len as u16).to_be_bytes();
         place.departing = 0..LENGTH_LEN + len;
         place.progress = now;

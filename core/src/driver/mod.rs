@@ -7,9 +7,6 @@
 mod link;
 mod outside;
 
-#[cfg(test)]
-mod tests;
-
 use core::net::SocketAddr;
 
 use crate::circuit::LinkId;
@@ -88,12 +85,7 @@ impl<'m, 'b, S: Shell> Driver<'m, 'b, S> {
 
     /// Wants a link to `address`, to be met by `node` if that is known; the shell hears of it through [`Shell::handle_descriptor`] or
     /// [`Shell::handle_link_end`]. `None` if there is no place for it.
-    pub fn contact(
-        &mut self,
-        address: SocketAddr,
-        node: Option<crate::wire::NodeId>,
-        now: Instant,
-    ) -> Option<LinkId> {
+    pub fn contact(&mut self, address: SocketAddr, node: Option<crate::wire::NodeId>, now: Instant) -> Option<LinkId> {
         self.node.connect_link(address, node, now)
     }
 

@@ -1,7 +1,8 @@
 //! A cell came over a link: which circuit, may it come, and what it means there. `PROTOCOL.md` sections 5 and 7.
 
 use super::port::{PeerLimits, Stage};
-use super::{Node, Role, Violation};
+use super::role::Role;
+use super::{Node, Violation};
 use crate::circuit::table::{End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::crypto::cgo::TAG_LEN;
@@ -213,7 +214,7 @@ impl Node<'_> {
                     Err(exit::OutOfTurn) => Fate::Garbage,
                 }
             }
-            Role::Client(..) => Fate::Garbage,
+            Role::Client(..) | Role::Refused => Fate::Garbage,
         }
     }
 
@@ -238,7 +239,7 @@ impl Node<'_> {
                     Err(exit::OutOfTurn) => Fate::Garbage,
                 }
             }
-            Role::Opening(_) | Role::Exiting(..) => Fate::Garbage,
+            Role::Opening(_) | Role::Exiting(..) | Role::Refused => Fate::Garbage,
         }
     }
 

@@ -3,8 +3,9 @@
 //! A circuit that ends has a farewell. From then on it takes no more cells; each end that is still attached gets what waits for it, then
 //! CLOSE (a link) or its outcome (a conversation), and is detached; with both ends detached the circuit is gone.
 
+use super::Node;
 use super::arrival::message_of;
-use super::{Node, Role};
+use super::role::Role;
 use crate::circuit::table::{End, Listed, Side};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::crypto::cgo::HopIndex;

@@ -22,11 +22,9 @@ pub mod config;
 mod opening;
 mod output;
 pub mod port;
+mod role;
 mod talk;
 mod timers;
-
-#[cfg(test)]
-mod tests;
 
 use core::net::SocketAddr;
 
@@ -40,9 +38,7 @@ use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::Origin;
 use crate::crypto::kem::KeyEpoch;
 use crate::crypto::replay::{ReplayEpochs, ReplaySet};
-use crate::relay::exit::Exit;
-use crate::relay::hop::Hop;
-use crate::relay::onions::{OnionIndex, OnionSlot, Onions};
+use crate::relay::onions::{OnionSlot, Onions};
 use crate::time::Instant;
 use crate::wire::{NodeId, WireError};
 
@@ -50,31 +46,10 @@ pub use crate::circuit::table::ConversationId;
 pub use closing::Outcome;
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening};
-pub use port::{PeerLimits, PortSlot};
 use port::Ports;
+pub use port::{PeerLimits, PortSlot};
+use role::Role;
 pub use talk::{Ask, Output};
-
-/// What a circuit is at this node.
-#[expect(clippy::large_enum_variant, reason = "circuits are as large as their largest role; there is no allocator")]
-pub(crate) enum Role {
-    /// Its onion was not accepted; only the refusal is left to be sent.
-    Refused,
-    /// Its onion arrives or is being opened.
-    Opening(OnionIndex),
-    /// A hop in the middle, and the onion for the next hop until it has left.
-    Passing(Hop, Option<OnionIndex>),
-    /// The last hop.
-    Exiting(Hop, Exit),
-    /// Our own circuit: its place among the origins, and its onion until that has left.
-    Client(OriginIndex, Option<OnionIndex>),
-}
-
-impl Role {
-    /// Whether the circuit's onion has left, so that relay cells may follow it forward.
-    pub(crate) const fn is_sending(&self) -> bool {
-        !matches!(self, Self::Passing(_, Some(_)) | Self::Client(_, Some(_)) | Self::Opening(_))
-    }
-}
 
 /// A place for the layers of one of our own circuits.
 pub struct OriginSlot(Option<Origin>);
@@ -83,10 +58,6 @@ impl OriginSlot {
     /// A place that is free.
     pub const EMPTY: Self = Self(None);
 }
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OriginIndex(u32);
-
 
 /// The memory of a node: every table is as long as its owner makes it, and nothing else grows.
 pub struct Memory<'m> {

@@ -4,7 +4,8 @@ use core::net::SocketAddr;
 
 use super::arrival::message_of;
 use super::port::{PeerLimits, Port, Stage};
-use super::{LinkWish, Node, OriginIndex, Role, Violation};
+use super::role::{OriginIndex, Role};
+use super::{LinkWish, Node, Violation};
 use crate::circuit::flow::Flow;
 use crate::circuit::table::{Circuit, ConversationId, End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
@@ -72,10 +73,8 @@ impl Node<'_> {
 
     /// A link on which a circuit to `node` can be opened: one that exists, or a new one to `address`. `None` if no place is free.
     fn link_to(&mut self, address: SocketAddr, node: NodeId, now: Instant) -> Option<LinkId> {
-        match self.ports.iter().find(|(_, port)| port.takes_circuit(&node)) {
-            Some((link, _)) => Some(link),
-            None => self.connect_link(address, Some(node), now),
-        }
+        let existing = self.ports.iter().find(|(_, port)| port.takes_circuit(&node)).map(|(link, _)| link);
+        existing.or_else(|| self.connect_link(address, Some(node), now))
     }
 
     /// Wants a new link to `address`, to be met by `node` if that is known. `None` if no place is free.
@@ -390,8 +389,7 @@ impl Node<'_> {
         }
         let exit = opening.keys.len().checked_sub(1).and_then(HopIndex::new).ok_or(OpenRefused::Invalid)?;
         let mut begin = [0; BODY_LEN];
-        let message =
-            Message::Begin { options: opening.options, target: opening.target.clone(), first: opening.first };
+        let message = Message::Begin { options: opening.options, target: opening.target.clone(), first: opening.first };
         message.emit(message_of(&mut begin)).map_err(|_| OpenRefused::Invalid)?;
 
         let (Ok(forward), Ok(backward)) = (

@@ -1,6 +1,7 @@
 //! What a link sends next: grants, onions and cells, fair between circuits. `PROTOCOL.md` sections 5 and 10.
 
-use super::{Node, Role};
+use super::Node;
+use super::role::Role;
 use crate::circuit::list::List;
 use crate::circuit::table::{End, Listed, Side};
 use crate::circuit::{CircuitIndex, LinkId};
@@ -48,10 +49,8 @@ impl Node<'_> {
             port.hello_due = false;
             cell.fill(0);
             cell::emit_header(cell, None, Command::HELLO);
-            let hello =
-                Hello { limits: self.config.limits };
-            let emitted = hello.emit(cell::body_mut(cell));
-            debug_assert!(emitted.is_ok(), "HELLO fits a cell");
+            let hello = Hello { limits: self.config.limits };
+            hello.emit(cell::body_mut(cell));
         }
         while !batch.is_full()
             && let Some((circuit, reason)) = port.refusals.pop_front()

@@ -3,7 +3,8 @@
 use core::net::SocketAddr;
 
 use super::arrival::message_of;
-use super::{Node, Outcome, Role};
+use super::role::Role;
+use super::{Node, Outcome};
 use crate::circuit::CircuitIndex;
 use crate::circuit::table::{ConversationId, End, Side};
 use crate::client::origin::{Origin, Receipt};
@@ -295,7 +296,9 @@ impl Node<'_> {
             for body in self.pool.iter(flow.waiting()) {
                 let payload = payload_of(body).get(taken..).unwrap_or(&[]);
                 let Some(place) = buffer.get_mut(len..len + payload.len()) else {
-                    if len == 0 && let Some(part) = payload.get(..buffer.len()) {
+                    if len == 0
+                        && let Some(part) = payload.get(..buffer.len())
+                    {
                         buffer.copy_from_slice(part);
                         len = part.len();
                     }

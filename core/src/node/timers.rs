@@ -4,8 +4,9 @@
 
 use core::time::Duration;
 
+use super::Node;
 use super::port::Stage;
-use super::{Node, Role};
+use super::role::Role;
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::time::Instant;
 use crate::wire::{CloseReason, EndReason};
