@@ -128,8 +128,9 @@ impl<S: Shell> Driver<'_, '_, S> {
             match self.node.poll_output(name, self.scratch, now) {
                 Output::Nothing => return More::No,
                 Output::Over(outcome) => {
-                    self.forget(name);
+                    // In this order: who reads the stream's end finds the outcome there already.
                     shell.handle_over(name, outcome);
+                    self.forget(name);
                     return More::No;
                 }
                 Output::Finish => {
