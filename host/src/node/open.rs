@@ -1,0 +1,166 @@
+//! From a target to a circuit on its way: choose a path, build the onion, hand it to the engine.
+
+use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
+use bulbil_core::node::{ConversationId, Outcome};
+use bulbil_core::phonebook::{IsolationKey, LastHop};
+use bulbil_core::wire::descriptor::RSA_LEN;
+use bulbil_core::wire::message::{BeginOptions, begin_room};
+use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::directory::{ChosenHop, HopInfo, Wanted};
+use super::{Inner, Node, OpenError};
+use crate::engine::shell::Progress;
+use crate::engine::{Command, OpenCommand};
+use crate::random::SystemRandom;
+
+/// Paths that are tried for one conversation.
+pub(super) const ATTEMPTS: usize = 5;
+
+/// A circuit on its way.
+pub(super) struct Opened {
+    pub name: ConversationId,
+    pub progress: watch::Receiver<Progress>,
+    pub path: Vec<HopInfo>,
+    pub exit_identity: [u8; RSA_LEN],
+    /// How many of the first bytes left with BEGIN.
+    pub sent: usize,
+}
+
+/// What a circuit is opened for.
+pub(super) struct Purpose<'a> {
+    pub target: &'a Target,
+    pub options: BeginOptions,
+    pub isolation: Option<IsolationKey>,
+    /// Nodes not to be used.
+    pub avoid: &'a [NodeId],
+    /// The first bytes for the target; as many as fit leave with BEGIN.
+    pub first: &'a [u8],
+    pub deadline: Instant,
+}
+
+impl Inner {
+    /// A path to `last`, as soon as the phonebook allows one.
+    pub(super) async fn wait_for_path(
+        &self,
+        last: LastHop,
+        isolation: Option<IsolationKey>,
+        avoid: &[NodeId],
+        deadline: Instant,
+    ) -> Result<Vec<ChosenHop>, OpenError> {
+        let mut changes = self.directory.changes();
+        loop {
+            changes.mark_unchanged();
+            let wanted = Wanted {
+                hops: self.hops,
+                last,
+                strictness: self.strictness,
+                avoid: avoid.to_vec(),
+                isolation: isolation.filter(|_| self.reuse_paths),
+            };
+            let error = match self.directory.path(wanted).await.ok_or(OpenError::Shutdown)? {
+                Ok(path) => return Ok(path),
+                Err(error) => OpenError::NoPath(error),
+            };
+            // Another node may yet show itself; when nodes are avoided, that is for the caller to decide.
+            if !avoid.is_empty() {
+                return Err(error);
+            }
+            match timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(OpenError::Shutdown),
+                Err(_) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Sends a circuit's onion on its way.
+    pub(super) async fn launch(&self, purpose: &Purpose<'_>) -> Result<Opened, OpenError> {
+        let inner = &self.inner;
+        let last = LastHop::from(purpose.target);
+        let mut path = inner.wait_for_path(last, purpose.isolation, purpose.avoid, purpose.deadline).await;
+        if path.is_err() && !purpose.avoid.is_empty() {
+            // There is no way around: the nodes that failed may have come back.
+            path = inner.wait_for_path(last, None, &[], purpose.deadline).await;
+        }
+        let path = path?;
+        let infos: Vec<_> = path.iter().map(|hop| HopInfo { node: hop.node, address: hop.address }).collect();
+        let (Some(first_hop), Some(exit)) = (infos.first().copied(), path.last()) else {
+            return Err(OpenError::Shutdown);
+        };
+        let exit_identity = exit.identity;
+
+        let permit = timeout_at(purpose.deadline, inner.building.acquire()).await;
+        let _permit = permit.map_err(|_| OpenError::Deadline)?.map_err(|_| OpenError::Shutdown)?;
+        let built = inner.workers.call(move || {
+            let mut onion = Box::new([0; ONION_LEN]);
+            let hops: Vec<_> =
+                path.iter().map(|hop| HopSpec { node: hop.node, key: &hop.key, address: hop.address }).collect();
+            build(&hops, &mut onion, &mut SystemRandom).map(|keys| (onion, keys.into_iter().collect::<Vec<_>>()))
+        });
+        // A descriptor's key was checked when it was accepted; that it cannot be used is its owner's doing.
+        let (onion, keys) =
+            built.await.ok_or(OpenError::Shutdown)?.map_err(|_| OpenError::Closed(CloseReason::OnionRejected))?;
+
+        let sent = begin_room(purpose.target).min(purpose.first.len());
+        let (reply, opened) = oneshot::channel();
+        let command = OpenCommand {
+            node: first_hop.node,
+            address: first_hop.address,
+            onion,
+            keys,
+            target: purpose.target.clone(),
+            options: purpose.options,
+            first: purpose.first[..sent].to_vec(),
+            reply,
+        };
+        inner.commands.send(Command::Open(Box::new(command))).map_err(|_| OpenError::Shutdown)?;
+        let (name, progress) = opened.await.map_err(|_| OpenError::Shutdown)?.map_err(OpenError::Refused)?;
+        Ok(Opened { name, progress, path: infos, exit_identity, sent })
+    }
+
+    /// Judges how a circuit ended before its target was reached: whom to avoid, and whether another path may do better.
+    pub(super) fn learn_from(&self, path: &[HopInfo], outcome: &Outcome, avoid: &mut Vec<NodeId>) -> bool {
+        let suspect = match (outcome.end, outcome.close) {
+            (Some((EndReason::NextHopUnreachable | EndReason::NextHopLost, hop)), _) => path.get(hop.value() + 1),
+            (Some((EndReason::Busy | EndReason::Shutdown | EndReason::Internal | EndReason::TimedOut, hop)), _)
+                if hop.value() + 1 < path.len() =>
+            {
+                path.get(hop.value())
+            }
+            (Some((EndReason::Busy | EndReason::Shutdown | EndReason::Internal, _)), _) => path.last(),
+            // The exit has spoken about the target: another path would hear the same.
+            (Some(_), _) => return false,
+            (None, Some(CloseReason::NextHopUnreachable | CloseReason::LinkLost)) => path.first(),
+            // Somebody on the path refused, and nobody can prove who: try without blaming anyone.
+            (None, _) => None,
+        };
+        match suspect {
+            Some(hop) => {
+                self.inner.directory.failed(hop.node);
+                avoid.push(hop.node);
+            }
+            None => path.iter().for_each(|hop| self.inner.directory.failed(hop.node)),
+        }
+        true
+    }
+}
+
+/// The error that an outcome is for the application, if it is one.
+pub(super) fn error_of(outcome: &Outcome) -> Option<OpenError> {
+    match (outcome.end, outcome.close) {
+        (Some((EndReason::Done, _)), _) => None,
+        (Some((reason, _)), _) => Some(OpenError::Ended(reason)),
+        (None, Some(reason)) => Some(OpenError::Closed(reason)),
+        (None, None) => None,
+    }
+}
+
+/// Waits until the target is reached or the circuit has ended.
+pub(super) async fn settled(progress: &mut watch::Receiver<Progress>) -> Result<Progress, OpenError> {
+    let settled = progress.wait_for(|progress| progress.connected.is_some() || progress.outcome.is_some()).await;
+    settled.map(|progress| progress.clone()).map_err(|_| OpenError::Shutdown)
+}
