@@ -275,7 +275,10 @@ proptest! {
     #[test]
     fn any_conversation_is_understood(
         salt: [u8; 2],
-        cells in prop::collection::vec((any::<bool>(), 0..PATH_MAX, prop::collection::vec(any::<u8>(), MESSAGE_LEN)), 1..20),
+        cells in prop::collection::vec(
+            (any::<bool>(), 0..PATH_MAX, prop::collection::vec(any::<u8>(), MESSAGE_LEN)),
+            1..20,
+        ),
     ) {
         let (f, b) = (seeds(salt[0]), seeds(salt[1]));
         let mut circuit = Circuit::with_paths(&f, &b, &f, &b);
