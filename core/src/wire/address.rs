@@ -4,10 +4,14 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Reader, WireError, Writer};
 
+/// Encoded length of an IPv4 address with its port, in bytes.
+const ADDRESS_V4_LEN: usize = 1 + 4 + 2;
+/// Longest encoded address, that of an IPv6 address with its port, in bytes.
+pub const ADDRESS_MAX_LEN: usize = 1 + 16 + 2;
+/// Shortest encoded address in bytes.
+pub const ADDRESS_MIN_LEN: usize = ADDRESS_V4_LEN;
 /// Bytes of an address in a hop's instruction, whatever its family.
-pub const ADDRESS_FIXED_LEN: usize = 19;
-/// Longest encoded address in bytes.
-pub const ADDRESS_MAX_LEN: usize = 19;
+pub const ADDRESS_FIXED_LEN: usize = ADDRESS_MAX_LEN;
 /// Longest name of a host in bytes.
 pub const NAME_MAX_LEN: usize = 253;
 /// Longest encoded target in bytes.
@@ -94,8 +98,31 @@ pub fn emit_address(address: SocketAddr, writer: &mut Writer<'_>) -> Result<(), 
     writer.put(&address.port().to_be_bytes())
 }
 
+/// Reads an address of either family from the constant space that it has in a hop's instruction.
+///
+/// # Errors
+/// An unknown family, port 0, non-zero padding behind an IPv4 address.
+pub fn parse_address_fixed(bytes: &[u8; ADDRESS_FIXED_LEN]) -> Result<SocketAddr, WireError> {
+    let mut reader = Reader::new(bytes);
+    let address = parse_address(&mut reader)?;
+    reader.end_zeros()?;
+    Ok(address)
+}
+
+/// Writes an address of either family into the constant space that it has in a hop's instruction.
+///
+/// # Errors
+/// [`WireError::Invalid`] for port 0.
+pub fn emit_address_fixed(address: SocketAddr, bytes: &mut [u8; ADDRESS_FIXED_LEN]) -> Result<(), WireError> {
+    let mut writer = Writer::new(bytes);
+    emit_address(address, &mut writer)?;
+    writer.zero_rest();
+    Ok(())
+}
+
 /// What an exit connects to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "without an allocator the name has to lie in place")]
 pub enum Target {
     /// A host and a TCP port, not 0.
     Tcp(Host, u16),
@@ -105,6 +132,7 @@ pub enum Target {
 
 /// A host, by address or by a name that the exit resolves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "without an allocator the name has to lie in place")]
 pub enum Host {
     /// An address.
     Ip(IpAddr),
@@ -114,7 +142,7 @@ pub enum Host {
 
 /// A host's name: 1 to 253 bytes of `[A-Za-z0-9._-]`, not beginning with a dot or a hyphen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Name(heapless::String<NAME_MAX_LEN>);
+pub struct Name(heapless::String<NAME_MAX_LEN, u8>);
 
 impl Name {
     /// The name spelled as `text`.
@@ -168,6 +196,17 @@ impl Target {
         }
     }
 
+    /// Bytes of the target on the wire.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Tcp(Host::Ip(IpAddr::V4(_)), _) => ADDRESS_V4_LEN,
+            Self::Tcp(Host::Ip(IpAddr::V6(_)), _) => ADDRESS_MAX_LEN,
+            Self::Tcp(Host::Name(name), _) => 1 + 1 + name.as_str().len() + 2,
+            Self::Service(_) => 1 + 1,
+        }
+    }
+
     /// Puts the target.
     ///
     /// # Errors
@@ -218,5 +257,180 @@ impl core::str::FromStr for Target {
 impl From<SocketAddr> for Target {
     fn from(address: SocketAddr) -> Self {
         Self::Tcp(Host::Ip(address.ip()), address.port())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::{String, ToString};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::testing::{
+        Canonical, any_address, any_target, assert_canonical, assert_no_second_spelling, assert_rejects_padding,
+        encoded, mutated,
+    };
+
+    impl Canonical for SocketAddr {
+        fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+            let mut reader = Reader::new(bytes);
+            let address = parse_address(&mut reader)?;
+            reader.end().map(|()| address)
+        }
+
+        fn encode(&self, buffer: &mut [u8]) -> Result<usize, WireError> {
+            let mut writer = Writer::new(buffer);
+            emit_address(*self, &mut writer)?;
+            Ok(writer.len())
+        }
+    }
+
+    impl Canonical for Target {
+        fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+            let mut reader = Reader::new(bytes);
+            let target = Self::parse(&mut reader)?;
+            reader.end().map(|()| target)
+        }
+
+        fn encode(&self, buffer: &mut [u8]) -> Result<usize, WireError> {
+            let mut writer = Writer::new(buffer);
+            self.emit(&mut writer)?;
+            Ok(writer.len())
+        }
+    }
+
+    #[test]
+    fn layouts_are_as_specified() {
+        let v4: SocketAddr = "192.0.2.1:258".parse().unwrap();
+        assert_eq!(encoded(&v4), [1, 192, 0, 2, 1, 1, 2]);
+        let v6: SocketAddr = "[2001:db8::1]:258".parse().unwrap();
+        assert_eq!(encoded(&v6), [2, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2]);
+        assert_eq!(encoded(&Target::from(v4)), encoded(&v4));
+        let name: Target = "a.b:258".parse().unwrap();
+        assert_eq!(encoded(&name), [3, 3, b'a', b'.', b'b', 1, 2]);
+        assert_eq!(encoded(&Target::Service(Service::Phonebook)), [4, 1]);
+    }
+
+    #[test]
+    fn rejects_unknown_kinds_and_port_zero() {
+        for family in (0..=u8::MAX).filter(|family| !(1..=2).contains(family)) {
+            let bytes = [&[family][..], &[9; 18]].concat();
+            assert_eq!(SocketAddr::decode(&bytes), Err(WireError::UnknownCode));
+        }
+        for kind in (0..=u8::MAX).filter(|kind| !(1..=4).contains(kind)) {
+            assert_eq!(Target::decode(&[kind, 1, 1, 1, 1, 1, 1]), Err(WireError::UnknownCode));
+        }
+        for service in (0..=u8::MAX).filter(|&service| service != 1) {
+            assert_eq!(Target::decode(&[4, service]), Err(WireError::UnknownCode));
+        }
+        assert_eq!(SocketAddr::decode(&[1, 1, 2, 3, 4, 0, 0]), Err(WireError::Invalid));
+        assert_eq!(Target::decode(&[3, 1, b'a', 0, 0]), Err(WireError::Invalid));
+        let mut buffer = [0; 32];
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        assert_eq!(unset.encode(&mut buffer), Err(WireError::Invalid));
+        assert_eq!(Target::from(unset).encode(&mut buffer), Err(WireError::Invalid));
+        assert_eq!(Target::Tcp(Host::Name(Name::new("a").unwrap()), 0).encode(&mut buffer), Err(WireError::Invalid));
+    }
+
+    #[test]
+    fn names_are_checked_byte_by_byte() {
+        for byte in 0..=u8::MAX {
+            let allowed = byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            let inside = [3, 2, b'a', byte, 0, 80];
+            assert_eq!(Target::decode(&inside).is_ok(), allowed, "{byte:#04x} inside");
+            let first = [3, 2, byte, b'a', 0, 80];
+            assert_eq!(Target::decode(&first).is_ok(), allowed && !b".-".contains(&byte), "{byte:#04x} first");
+        }
+        assert_eq!(Target::decode(&[3, 0, 0, 80]), Err(WireError::Invalid));
+        let longest: String = core::iter::repeat_n('a', NAME_MAX_LEN).collect();
+        let target = Target::Tcp(Host::Name(Name::new(&longest).unwrap()), 80);
+        assert_canonical(&target);
+        assert_eq!(target.encoded_len(), TARGET_MAX_LEN);
+        assert_eq!(Name::new(&(longest + "a")), Err(WireError::Invalid));
+        for len in 254..=u8::MAX {
+            let bytes = [&[3, len][..], &std::vec![b'a'; usize::from(len)], &[0, 80]].concat();
+            assert_eq!(Target::decode(&bytes), Err(WireError::Invalid));
+        }
+    }
+
+    #[test]
+    fn address_in_an_instruction_is_padded_with_zeros() {
+        let mut bytes = [0xa5; ADDRESS_FIXED_LEN];
+        emit_address_fixed("192.0.2.1:258".parse().unwrap(), &mut bytes).unwrap();
+        assert_rejects_padding(&bytes, ADDRESS_V4_LEN, |bytes| parse_address_fixed(bytes).map(|_| ()));
+    }
+
+    #[test]
+    fn texts_that_are_no_target_are_rejected() {
+        let rejected = [
+            "",
+            ":80",
+            "a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a b:80",
+            "-a:80",
+            ".a:80",
+            "[::1]:0",
+            "::1:80",
+            "Phonebook",
+            "a:b:80",
+        ];
+        for text in rejected {
+            assert_eq!(text.parse::<Target>(), Err(WireError::Invalid), "{text}");
+        }
+    }
+
+    #[test]
+    fn node_id_texts_are_64_hexadecimal_digits() {
+        let id = NodeId(core::array::from_fn(|i| 7 * i as u8));
+        let text = id.to_string();
+        assert_eq!(text[..8], *"00070e15");
+        assert_eq!(text.parse(), Ok(id));
+        assert_eq!(text.to_uppercase().parse(), Ok(id));
+        for len in 0..64 {
+            assert_eq!(text[..len].parse::<NodeId>(), Err(WireError::Invalid));
+        }
+        for position in 0..64 {
+            for other in ["g", " ", "+", ":"] {
+                let mut spoilt = text.clone();
+                spoilt.replace_range(position..=position, other);
+                assert_eq!(spoilt.parse::<NodeId>(), Err(WireError::Invalid));
+            }
+        }
+        assert_eq!("é".repeat(32).parse::<NodeId>(), Err(WireError::Invalid));
+        assert_eq!((text + "0").parse::<NodeId>(), Err(WireError::Invalid));
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_round_trip(address in any_address()) {
+            assert_canonical(&address);
+            let mut fixed = [0xa5; ADDRESS_FIXED_LEN];
+            emit_address_fixed(address, &mut fixed).unwrap();
+            prop_assert_eq!(parse_address_fixed(&fixed), Ok(address));
+            prop_assert!(fixed.starts_with(&encoded(&address)));
+        }
+
+        #[test]
+        fn targets_round_trip(target in any_target()) {
+            assert_canonical(&target);
+            prop_assert_eq!(encoded(&target).len(), target.encoded_len());
+            prop_assert_eq!(target.to_string().parse(), Ok(target));
+        }
+
+        #[test]
+        fn targets_have_no_second_spelling(bytes in any_target().prop_flat_map(|target| mutated(encoded(&target)))) {
+            assert_no_second_spelling::<Target>(&bytes);
+            assert_no_second_spelling::<SocketAddr>(&bytes);
+        }
+
+        #[test]
+        fn random_bytes_have_no_second_spelling(bytes in proptest::collection::vec(0..8u8, 0..24)) {
+            assert_no_second_spelling::<Target>(&bytes);
+            assert_no_second_spelling::<SocketAddr>(&bytes);
+        }
     }
 }

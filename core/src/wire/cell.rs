@@ -12,7 +12,7 @@ pub const CELL_LEN: usize = HEADER_LEN + BODY_LEN;
 pub const CREDIT_ENTRIES: usize = 84;
 
 const _: () = assert!(CELL_LEN == 514);
-const _: () = assert!(1 + CREDIT_ENTRIES * 6 <= BODY_LEN && 1 + (CREDIT_ENTRIES + 1) * 6 > BODY_LEN);
+const _: () = assert!(CREDIT_ENTRIES == (BODY_LEN - 1) / 6);
 
 /// A cell's body.
 pub type CellBody = [u8; BODY_LEN];
@@ -267,5 +267,194 @@ impl<'a> CreditWriter<'a> {
         self.count += 1;
         body[0] = self.count as u8;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroU16;
+    use std::string::ToString;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::testing::{any_bytes, assert_rejects_padding};
+
+    const REASONS: [CloseReason; 9] = [
+        CloseReason::Finished,
+        CloseReason::OnionRejected,
+        CloseReason::Busy,
+        CloseReason::NextHopUnreachable,
+        CloseReason::LinkLost,
+        CloseReason::TimedOut,
+        CloseReason::Protocol,
+        CloseReason::Shutdown,
+        CloseReason::RoleRefused,
+    ];
+
+    fn circuit(id: u32) -> CircuitId {
+        CircuitId::new(id).unwrap()
+    }
+
+    fn accepts(cell: &mut [u8; CELL_LEN]) -> Result<(), WireError> {
+        Cell::parse(cell).map(|_| ())
+    }
+
+    /// Writes `cell`, once parsed, into other bytes.
+    fn emit(cell: &Cell<'_>) -> [u8; CELL_LEN] {
+        let mut bytes = [0xa5; CELL_LEN];
+        match cell {
+            Cell::Padding => {
+                bytes.fill(0);
+                emit_header(&mut bytes, None, Command::PADDING);
+            }
+            Cell::Hello(body) => {
+                emit_header(&mut bytes, None, Command::HELLO);
+                *body_mut(&mut bytes) = **body;
+            }
+            Cell::Credit(entries) => {
+                let mut writer = CreditWriter::new(&mut bytes);
+                entries.clone().for_each(|(circuit, cells)| writer.push(circuit, cells).unwrap());
+            }
+            Cell::Open(circuit, body) => {
+                emit_header(&mut bytes, Some(*circuit), Command::OPEN);
+                *body_mut(&mut bytes) = **body;
+            }
+            Cell::Relay(circuit, body) => {
+                emit_header(&mut bytes, Some(*circuit), Command::RELAY);
+                *body_mut(&mut bytes) = **body;
+            }
+            Cell::Close(circuit, reason) => emit_close(&mut bytes, *circuit, *reason),
+        }
+        bytes
+    }
+
+    #[test]
+    fn layouts_are_as_specified() {
+        let mut cell = [0xa5; CELL_LEN];
+        emit_close(&mut cell, circuit(0x0102_0304), CloseReason::RoleRefused);
+        assert_eq!(cell[..7], [1, 2, 3, 4, 5, 8, 0]);
+        let mut cell = [0xa5; CELL_LEN];
+        let mut writer = CreditWriter::new(&mut cell);
+        writer.push(circuit(7), NonZeroU16::new(258).unwrap()).unwrap();
+        writer.push(circuit(8), NonZeroU16::MAX).unwrap();
+        assert_eq!(writer.count(), 2);
+        assert_eq!(cell[..19], [0, 0, 0, 0, 2, 2, 0, 0, 0, 7, 1, 2, 0, 0, 0, 8, 255, 255, 0]);
+        emit_header(&mut cell, Some(circuit(u32::MAX)), Command::RELAY);
+        assert_eq!(cell[..6], [255, 255, 255, 255, 4, 2], "a header leaves the body alone");
+    }
+
+    #[test]
+    fn commands_belong_on_their_kind_of_circuit() {
+        for command in 0..=u8::MAX {
+            for id in [0, 1, u32::MAX] {
+                let mut cell = [0; CELL_LEN];
+                emit_header(&mut cell, CircuitId::new(id), Command(command));
+                if Command(command) == Command::CREDIT {
+                    // One entry, so that only the circuit of the cell itself can be wrong.
+                    cell[HEADER_LEN..HEADER_LEN + 7].copy_from_slice(&[1, 0, 0, 0, 1, 0, 1]);
+                }
+                let of_link = matches!(command, 0..=2);
+                let expected = match command {
+                    0..=5 if of_link == (id == 0) => Ok(()),
+                    0..=5 => Err(WireError::Invalid),
+                    _ => Err(WireError::UnknownCode),
+                };
+                assert_eq!(accepts(&mut cell), expected, "command {command} on {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn padding_is_zero() {
+        assert_rejects_padding(&[0; CELL_LEN], HEADER_LEN, accepts);
+        let mut close = [0xa5; CELL_LEN];
+        emit_close(&mut close, circuit(1), CloseReason::Finished);
+        assert_rejects_padding(&close, HEADER_LEN + 1, accepts);
+        let mut credit = [0xa5; CELL_LEN];
+        CreditWriter::new(&mut credit).push(circuit(1), NonZeroU16::MIN).unwrap();
+        assert_rejects_padding(&credit, HEADER_LEN + 7, accepts);
+    }
+
+    #[test]
+    fn close_reasons_have_their_codes_and_their_own_texts() {
+        for code in 0..=u8::MAX {
+            let mut cell = [0; CELL_LEN];
+            emit_header(&mut cell, Some(circuit(3)), Command::CLOSE);
+            cell[HEADER_LEN] = code;
+            let expected = REASONS.get(usize::from(code)).copied().ok_or(WireError::UnknownCode);
+            assert_eq!(CloseReason::from_code(code), expected);
+            assert_eq!(Cell::parse(&mut cell), expected.map(|reason| Cell::Close(circuit(3), reason)));
+        }
+        for reason in REASONS {
+            assert_eq!(REASONS.iter().filter(|other| other.to_string() == reason.to_string()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn credit_counts_and_zero_entries_are_rejected() {
+        let mut full = [0xa5; CELL_LEN];
+        let mut writer = CreditWriter::new(&mut full);
+        for id in 1..=CREDIT_ENTRIES as u32 {
+            writer.push(circuit(id), NonZeroU16::MAX).unwrap();
+        }
+        assert_eq!(writer.push(circuit(99), NonZeroU16::MAX), Err(WireError::NoRoom));
+        assert_eq!(accepts(&mut full.clone()), Ok(()));
+        for count in 0..=u8::MAX {
+            let mut cell = full;
+            cell[HEADER_LEN] = count;
+            assert_eq!(accepts(&mut cell).is_ok(), usize::from(count) == CREDIT_ENTRIES, "{count} entries");
+        }
+        for entry in 0..CREDIT_ENTRIES {
+            let start = HEADER_LEN + 1 + entry * 6;
+            for zero in [start..start + 4, start + 4..start + 6] {
+                let mut cell = full;
+                cell[zero].fill(0);
+                assert_eq!(accepts(&mut cell), Err(WireError::Invalid), "entry {entry}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_pinned() {
+        assert_eq!(size_of::<Option<CircuitId>>(), 4);
+        assert!(size_of::<Cell<'_>>() <= 24, "{}", size_of::<Cell<'_>>());
+    }
+
+    proptest! {
+        #[test]
+        fn credit_round_trips(entries in proptest::collection::vec((1..=u32::MAX, 1..=u16::MAX), 1..=CREDIT_ENTRIES)) {
+            let entries: Vec<_> =
+                entries.into_iter().map(|(id, cells)| (circuit(id), NonZeroU16::new(cells).unwrap())).collect();
+            let mut cell = [0xa5; CELL_LEN];
+            let mut writer = CreditWriter::new(&mut cell);
+            entries.iter().for_each(|&(circuit, cells)| writer.push(circuit, cells).unwrap());
+            let Ok(Cell::Credit(parsed)) = Cell::parse(&mut cell) else { panic!("not a CREDIT cell") };
+            prop_assert_eq!(parsed.collect::<Vec<_>>(), entries);
+        }
+
+        #[test]
+        fn bodies_are_left_in_place(id in 1..=u32::MAX, body in any_bytes::<BODY_LEN>(), relay in any::<bool>()) {
+            let mut cell = [0xa5; CELL_LEN];
+            emit_header(&mut cell, Some(circuit(id)), if relay { Command::RELAY } else { Command::OPEN });
+            *body_mut(&mut cell) = body;
+            match Cell::parse(&mut cell) {
+                Ok(Cell::Relay(parsed, found)) if relay => prop_assert_eq!((parsed, &*found), (circuit(id), &body)),
+                Ok(Cell::Open(parsed, found)) if !relay => prop_assert_eq!((parsed, found), (circuit(id), &body)),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        #[test]
+        fn has_no_second_spelling(id in 0..3u32, command in 0..7u8, start in proptest::collection::vec(0..3u8, 0..20)) {
+            let mut cell = [0; CELL_LEN];
+            emit_header(&mut cell, CircuitId::new(id), Command(command));
+            cell[HEADER_LEN..HEADER_LEN + start.len()].copy_from_slice(&start);
+            let before = cell;
+            if let Ok(parsed) = Cell::parse(&mut cell) {
+                prop_assert_eq!(emit(&parsed), before);
+            }
+        }
     }
 }
