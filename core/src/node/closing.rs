@@ -19,7 +19,8 @@ use crate::wire::{CloseReason, EndReason};
 pub struct Outcome {
     /// What somebody on the path said, and who; authentic. None if the circuit closed without a word, or at an exit.
     pub end: Option<(EndReason, HopIndex)>,
-    /// Why the circuit closed; `None` if END came first and the circuit was still open. Not authenticated beyond the first hop.
+    /// Why the circuit closed; `None` if END came first and the circuit was still open, or if it was our own side that broke. Not
+    /// authenticated beyond the first hop.
     pub close: Option<CloseReason>,
 }
 

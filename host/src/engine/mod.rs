@@ -86,10 +86,9 @@ pub(crate) async fn run(
     mut done: mpsc::UnboundedReceiver<Done>,
 ) -> Result<(), &'static str> {
     let mut memory = memory::Memory::new(&sizes);
-    let index_key = [random_word(), random_word()];
     let (tables, outsides, scratch, buffers) = memory.lend();
     let mut links = buffers.places();
-    let node = Node::new(config, tables, index_key)?;
+    let node = Node::new(config, tables, &mut crate::random::SYSTEM.clone())?;
     let mut driver = Driver::new(node, Places { links: &mut links, outsides, scratch });
     let origin = tokio::time::Instant::now();
     let readiness = std::sync::Arc::clone(&shell.readiness);
@@ -162,11 +161,6 @@ pub(crate) async fn run(
             () = tokio::time::sleep_until(wake) => {}
         }
     }
-}
-
-fn random_word() -> u64 {
-    use rand_core::Rng as _;
-    crate::random::SystemRandom.next_u64()
 }
 
 fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, done: Done, now: Instant) {

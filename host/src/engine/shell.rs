@@ -31,7 +31,7 @@ use super::readiness::{Readiness, Token};
 use super::stream::{Outside, Waking, kind_of};
 use super::target;
 use super::workers::Workers;
-use crate::random::SystemRandom;
+use crate::random::{SYSTEM, SystemRandom};
 
 /// How long a link's connection may take to be made.
 const LINK_CONNECT: Duration = Duration::from_secs(8);
@@ -136,7 +136,7 @@ impl Shell for TokioShell {
         let (done, keys, mut onion) = (self.done.clone(), Arc::clone(&self.keys), Box::new(*onion));
         self.workers.run(move || {
             let onion_keys = keys.onion.read().unwrap_or_else(PoisonError::into_inner);
-            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SystemRandom);
+            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SYSTEM);
             drop(onion_keys);
             let _engine_gone = done.send(Done::Peeled(job, peeled, onion));
         });
@@ -147,7 +147,7 @@ impl Shell for TokioShell {
         let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), unix_time());
         let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time);
         self.workers.run(move || {
-            let signature = parts.ok().and_then(|parts| parts.sign(&keys.identity, &mut SystemRandom).ok());
+            let signature = parts.ok().and_then(|parts| parts.sign(&keys.identity, &mut SYSTEM).ok());
             let _engine_gone = done.send(match signature {
                 Some(signature) => Done::Signed(conversation, time, Box::new(signature)),
                 None => Done::Unsigned(conversation),
@@ -156,8 +156,8 @@ impl Shell for TokioShell {
         None
     }
 
-    fn link_secret(&self) -> &LinkSecret {
-        &self.keys.link
+    fn link_secret(&mut self) -> (&LinkSecret, &mut dyn CryptoRng) {
+        (&self.keys.link, &mut self.random)
     }
 
     fn descriptor(&self) -> &[u8] {

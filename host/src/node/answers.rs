@@ -3,7 +3,10 @@
 use bulbil_core::crypto::receipt::ReceiptParts;
 use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::{NodeId, Target, UnixTime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::HopInfo;
@@ -32,8 +35,7 @@ pub struct Answers {
     deadline: Instant,
     avoid: Vec<NodeId>,
     attempts: usize,
-    circuit: Opened,
-    pipe: DuplexStream,
+    talk: Talk,
     receipt: Option<VerifiedReceipt>,
     /// Bytes have come, or the end.
     answered: bool,
@@ -48,7 +50,7 @@ impl Answers {
         options: SendOptions,
     ) -> Result<Self, OpenError> {
         let deadline = Instant::now() + options.deadline;
-        let (circuit, pipe) = launch(&node, &target, &request, &options, &[], deadline).await?;
+        let talk = launch(&node, &target, &request, &options, &[], deadline).await?;
         Ok(Self {
             node,
             target,
@@ -57,8 +59,7 @@ impl Answers {
             deadline,
             avoid: Vec::new(),
             attempts: 1,
-            circuit,
-            pipe,
+            talk,
             receipt: None,
             answered: false,
             over: false,
@@ -68,7 +69,7 @@ impl Answers {
     /// The path, first hop to exit.
     #[must_use]
     pub fn path(&self) -> &[HopInfo] {
-        &self.circuit.path
+        &self.talk.circuit.path
     }
 
     /// The next piece of the answer, as it came; `None` once it has ended well. If the answer was to be signed, the end is good only with a
@@ -81,28 +82,27 @@ impl Answers {
             return Ok(None);
         }
         while !self.answered {
-            let progress = timeout_at(self.deadline, settled(&mut self.circuit.progress)).await;
+            let progress = timeout_at(self.deadline, settled(&mut self.talk.circuit.progress)).await;
             let progress = progress.map_err(|_| OpenError::Deadline)??;
             if progress.connected.is_some() {
                 self.answered = true;
-                for hop in &self.circuit.path {
+                for hop in &self.talk.circuit.path {
                     self.node.inner.directory.succeeded(hop.node);
                 }
                 break;
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
-            let another = self.node.learn_from(&self.circuit.path, &outcome, &mut self.avoid);
+            let another = self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.avoid);
             if !another || self.attempts >= ATTEMPTS {
                 self.over = true;
                 return Err(error_of(&outcome).unwrap_or(OpenError::Shutdown));
             }
             self.attempts += 1;
-            let (circuit, pipe) =
+            self.talk =
                 launch(&self.node, &self.target, &self.request, &self.options, &self.avoid, self.deadline).await?;
-            (self.circuit, self.pipe) = (circuit, pipe);
         }
         let mut piece = vec![0; PIPE];
-        let read = self.pipe.read(&mut piece).await.map_err(|_| OpenError::Shutdown)?;
+        let read = self.talk.reading.read(&mut piece).await.map_err(|_| OpenError::Shutdown)?;
         if read > 0 {
             piece.truncate(read);
             return Ok(Some(piece));
@@ -129,7 +129,18 @@ impl Answers {
     /// # Errors
     /// The conversation is over, or was not to be kept open.
     pub async fn say(&mut self, bytes: &[u8]) -> Result<(), OpenError> {
-        self.pipe.write_all(bytes).await.map_err(|_| self.failure().unwrap_or(OpenError::Shutdown))
+        let broken = |answers: &Self| answers.talk.circuit.failure().unwrap_or(OpenError::Shutdown);
+        if let Writing::Busy(task) = &mut self.talk.writing {
+            let written = task.await;
+            self.talk.writing = match written {
+                Ok(Ok(writing)) => Writing::Free(writing),
+                _ => Writing::Broken,
+            };
+        }
+        match &mut self.talk.writing {
+            Writing::Free(writing) => writing.write_all(bytes).await.map_err(|_| broken(self)),
+            Writing::Busy(_) | Writing::Broken => Err(broken(self)),
+        }
     }
 
     /// The verified receipt, once the answer has ended.
@@ -138,28 +149,24 @@ impl Answers {
         self.receipt.as_ref()
     }
 
-    fn failure(&self) -> Option<OpenError> {
-        self.circuit.progress.borrow().outcome.as_ref().and_then(error_of)
-    }
-
     /// After the last byte: did it end well, and is it signed?
     async fn finish(&mut self) -> Result<(), OpenError> {
         if !self.options.keep_open {
             // END follows the answer; a circuit that breaks instead must not look like an end.
-            let ended = self.circuit.progress.wait_for(|progress| progress.outcome.is_some()).await;
+            let ended = self.talk.circuit.progress.wait_for(|progress| progress.outcome.is_some()).await;
             ended.map_err(|_| OpenError::Shutdown)?;
         }
-        if let Some(error) = self.failure() {
+        if let Some(error) = self.talk.circuit.failure() {
             return Err(error);
         }
         if !self.options.sign {
             return Ok(());
         }
-        let receipt = self.circuit.progress.borrow().receipt.clone().ok_or(OpenError::BadReceipt)?;
-        let exit = self.circuit.path.last().map(|hop| hop.node).ok_or(OpenError::BadReceipt)?;
+        let receipt = self.talk.circuit.progress.borrow().receipt.clone().ok_or(OpenError::BadReceipt)?;
+        let exit = self.talk.circuit.path.last().map(|hop| hop.node).ok_or(OpenError::BadReceipt)?;
         let parts = ReceiptParts::new(exit, &self.target, &receipt.transcript, receipt.time);
         let parts = parts.map_err(|_| OpenError::BadReceipt)?;
-        parts.verify(&self.circuit.exit_identity, &receipt.signature).map_err(|_| OpenError::BadReceipt)?;
+        parts.verify(&self.talk.circuit.exit_identity, &receipt.signature).map_err(|_| OpenError::BadReceipt)?;
         self.receipt = Some(VerifiedReceipt { exit, time: receipt.time });
         Ok(())
     }
@@ -172,7 +179,7 @@ async fn launch(
     options: &SendOptions,
     avoid: &[NodeId],
     deadline: Instant,
-) -> Result<(Opened, DuplexStream), OpenError> {
+) -> Result<Talk, OpenError> {
     let purpose = Purpose {
         target,
         options: BeginOptions { sign: options.sign, once: !options.keep_open },
@@ -183,21 +190,33 @@ async fn launch(
     };
     let circuit = node.launch(&purpose).await?;
     let (ours, engines) = duplex(PIPE);
-    let _engine_gone = node.inner.commands.send(Command::AttachPipe(circuit.name, engines));
-    let rest = request[circuit.sent..].to_vec();
-    if rest.is_empty() && options.keep_open {
-        return Ok((circuit, ours));
-    }
-    let (reading, mut writing) = tokio::io::split(ours);
-    let keep_open = options.keep_open;
-    let feeding = tokio::spawn(async move {
-        // What does not fit follows as the circuit takes it; if it breaks, the reader learns why.
-        let _circuit_gone = writing.write_all(&rest).await;
+    circuit.command(Command::AttachPipe(circuit.name, engines));
+    let (reading, mut writing) = split(ours);
+    let (rest, keep_open) = (request[circuit.sent..].to_vec(), options.keep_open);
+    // What did not fit into BEGIN follows as the circuit takes it, while answers may come already.
+    let writing = tokio::spawn(async move {
+        writing.write_all(&rest).await?;
         if !keep_open {
-            let _circuit_gone = writing.shutdown().await;
+            writing.shutdown().await?;
         }
-        writing
+        Ok(writing)
     });
-    let _ = feeding;
-    Ok((circuit, reading.unsplit(todo_writer())))
+    Ok(Talk { circuit, reading, writing: Writing::Busy(writing) })
+}
+
+/// One attempt at a conversation.
+struct Talk {
+    circuit: Opened,
+    reading: ReadHalf<DuplexStream>,
+    writing: Writing,
+}
+
+/// The way to the target.
+enum Writing {
+    /// The request is still being written.
+    Busy(JoinHandle<io::Result<WriteHalf<DuplexStream>>>),
+    /// More can be said.
+    Free(WriteHalf<DuplexStream>),
+    /// It broke.
+    Broken,
 }

@@ -12,7 +12,7 @@ use bulbil_core::wire::{NodeId, OnionKey};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::shell::unix_time;
-use crate::random::SystemRandom;
+use crate::random::SYSTEM;
 
 /// Descriptors that a host keeps, about 2 KiB each.
 const CAPACITY: usize = 4096;
@@ -134,8 +134,8 @@ async fn run(
                     now,
                 };
                 let path = match wanted.isolation {
-                    Some(key) => cache.path_for(key, &book, &request, &mut guards, &mut SystemRandom),
-                    None => book.choose_path(&request, &mut guards, &mut SystemRandom),
+                    Some(key) => cache.path_for(key, &book, &request, &mut guards, &mut SYSTEM.clone()),
+                    None => book.choose_path(&request, &mut guards, &mut SYSTEM.clone()),
                 };
                 let _nobody_waits = reply.send(path.map(|path| {
                     let hops = path.hops().iter();

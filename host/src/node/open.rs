@@ -6,14 +6,14 @@ use bulbil_core::phonebook::{IsolationKey, LastHop};
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
 use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::{ChosenHop, HopInfo, Wanted};
 use super::{Inner, Node, OpenError};
 use crate::engine::shell::Progress;
 use crate::engine::{Command, OpenCommand};
-use crate::random::SystemRandom;
+use crate::random::SYSTEM;
 
 /// Paths that are tried for one conversation.
 pub(super) const ATTEMPTS: usize = 5;
@@ -26,6 +26,28 @@ pub(super) struct Opened {
     pub exit_identity: [u8; RSA_LEN],
     /// How many of the first bytes left with BEGIN.
     pub sent: usize,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Opened {
+    /// How it ended, as far as that was not well.
+    pub(super) fn failure(&self) -> Option<OpenError> {
+        self.progress.borrow().outcome.as_ref().and_then(error_of)
+    }
+
+    /// Tells the engine something about this circuit.
+    pub(super) fn command(&self, command: Command) {
+        let _engine_gone = self.commands.send(command);
+    }
+}
+
+impl Drop for Opened {
+    /// A circuit that nobody holds any more is given up, unless it has ended.
+    fn drop(&mut self) {
+        if self.progress.borrow().outcome.is_none() {
+            self.command(Command::Release(self.name, false));
+        }
+    }
 }
 
 /// What a circuit is opened for.
@@ -99,7 +121,7 @@ impl Node {
             let mut onion = Box::new([0; ONION_LEN]);
             let hops: Vec<_> =
                 path.iter().map(|hop| HopSpec { node: hop.node, key: &hop.key, address: hop.address }).collect();
-            build(&hops, &mut onion, &mut SystemRandom).map(|keys| (onion, keys.into_iter().collect::<Vec<_>>()))
+            build(&hops, &mut onion, &mut SYSTEM.clone()).map(|keys| (onion, keys.into_iter().collect::<Vec<_>>()))
         });
         // A descriptor's key was checked when it was accepted; that it cannot be used is its owner's doing.
         let (onion, keys) =
@@ -119,7 +141,7 @@ impl Node {
         };
         inner.commands.send(Command::Open(Box::new(command))).map_err(|_| OpenError::Shutdown)?;
         let (name, progress) = opened.await.map_err(|_| OpenError::Shutdown)?.map_err(OpenError::Refused)?;
-        Ok(Opened { name, progress, path: infos, exit_identity, sent })
+        Ok(Opened { name, progress, path: infos, exit_identity, sent, commands: inner.commands.clone() })
     }
 
     /// Judges how a circuit ended before its target was reached: whom to avoid, and whether another path may do better.

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bulbil_core::node::ConversationId;
 use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::{NodeId, Target};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
@@ -33,8 +32,6 @@ pub struct CircuitStream {
     avoid: Vec<NodeId>,
     attempts: usize,
     pipe: Option<DuplexStream>,
-    /// The engine has been told that we let go, or has let go itself.
-    released: bool,
 }
 
 impl CircuitStream {
@@ -50,7 +47,6 @@ impl CircuitStream {
             avoid: Vec::new(),
             attempts: 1,
             pipe: None,
-            released: false,
         })
     }
 
@@ -77,7 +73,6 @@ impl CircuitStream {
                 return Ok(address);
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
-            self.released = true;
             let error = error_of(&outcome).unwrap_or(OpenError::Shutdown);
             let another = self.node.learn_from(&self.circuit.path, &outcome, &mut self.avoid);
             if !another || self.pipe.is_some() || self.attempts >= ATTEMPTS {
@@ -86,7 +81,6 @@ impl CircuitStream {
             self.attempts += 1;
             tracing::debug!(attempt = self.attempts, "another path is tried");
             self.circuit = launch(&self.node, &self.target, &self.options, &self.avoid, self.deadline).await?;
-            self.released = false;
         }
     }
 
@@ -98,43 +92,21 @@ impl CircuitStream {
         if self.pipe.is_some() {
             let mut tcp = tcp;
             let moved = tokio::io::copy_bidirectional(&mut self, &mut tcp).await;
-            return moved.map(|_| ()).map_err(|_| self.failure().unwrap_or(OpenError::Shutdown));
+            return moved.map(|_| ()).map_err(|_| self.circuit.failure().unwrap_or(OpenError::Shutdown));
         }
-        self.command(Command::AttachTcp(self.circuit.name, tcp));
+        self.circuit.command(Command::AttachTcp(self.circuit.name, tcp));
         let ended = self.circuit.progress.wait_for(|progress| progress.outcome.is_some()).await;
-        let outcome = ended.map(|progress| progress.outcome);
-        match outcome {
-            Ok(outcome) => {
-                self.released = true;
-                outcome.as_ref().and_then(error_of).map_or(Ok(()), Err)
-            }
-            // The local side broke: the engine has let go of the conversation already.
-            Err(_) => {
-                self.released = true;
-                Ok(())
-            }
-        }
-    }
-
-    fn command(&self, command: Command) {
-        let _engine_gone = self.node.inner.commands.send(command);
-    }
-
-    fn name(&self) -> ConversationId {
-        self.circuit.name
+        let outcome = ended.map_err(|_| OpenError::Shutdown)?.outcome;
+        outcome.as_ref().and_then(error_of).map_or(Ok(()), Err)
     }
 
     fn pipe(&mut self) -> Pin<&mut DuplexStream> {
         if self.pipe.is_none() {
             let (ours, engines) = duplex(PIPE);
-            self.command(Command::AttachPipe(self.name(), engines));
+            self.circuit.command(Command::AttachPipe(self.circuit.name, engines));
             self.pipe = Some(ours);
         }
         Pin::new(self.pipe.as_mut().expect("made above"))
-    }
-
-    fn failure(&self) -> Option<OpenError> {
-        self.circuit.progress.borrow().outcome.as_ref().and_then(error_of)
     }
 }
 
@@ -162,7 +134,7 @@ impl AsyncRead for CircuitStream {
         match self.pipe().poll_read(cx, buffer) {
             Poll::Ready(Ok(())) if buffer.filled().len() == before && buffer.remaining() > 0 => {
                 // The end of the pipe: of the target's bytes, or of the circuit?
-                match self.failure() {
+                match self.circuit.failure() {
                     Some(error) => Poll::Ready(Err(error.into())),
                     None => Poll::Ready(Ok(())),
                 }
@@ -175,7 +147,7 @@ impl AsyncRead for CircuitStream {
 impl AsyncWrite for CircuitStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.pipe().poll_write(cx, bytes) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failure().map_or(error, Into::into))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.circuit.failure().map_or(error, Into::into))),
             polled => polled,
         }
     }
@@ -186,13 +158,5 @@ impl AsyncWrite for CircuitStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.pipe().poll_shutdown(cx)
-    }
-}
-
-impl Drop for CircuitStream {
-    fn drop(&mut self) {
-        if !self.released && self.circuit.progress.borrow().outcome.is_none() {
-            self.command(Command::Release(self.name(), false));
-        }
     }
 }
