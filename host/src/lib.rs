@@ -1,1 +1,23 @@
-//! `bulbil`
+//! Bulbil on tokio: nodes with sockets, clocks and files, a SOCKS5 proxy, and the command `bulbil`.
+//!
+//! The protocol itself is `bulbil_core`. Here, from the outside in: [`cli`] takes the command line, [`commands`] carries it
+//! out; [`config`], [`state`], [`identity`], [`logging`] and [`shutdown`] are what a process needs around a node; [`node`] is the
+//! node; [`socks`] is a proxy in front of one; [`target_server`], [`demo`] and [`net`] show a whole network on one machine.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod demo;
+pub mod identity;
+pub mod logging;
+pub mod net;
+pub mod node;
+pub mod shutdown;
+pub mod socks;
+pub mod state;
+pub mod target_server;
+
+#[cfg(test)]
+mod scratch;
