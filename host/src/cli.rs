@@ -32,7 +32,7 @@ pub enum Command {
     /// Make a node's identity, or show its fingerprint
     Keygen(KeygenArgs),
     /// Send one message to a target and print its answer
-    Send(SendArgs),
+    Send(Box<SendArgs>),
 }
 
 /// How much the log tells, over what a configuration file says.
@@ -45,7 +45,7 @@ pub struct LogArgs {
     /// The shape of the log's lines
     #[arg(long = "log-format", global = true, value_name = "FORMAT")]
     pub format: Option<LogFormat>,
-    /// Write addresses, names and fingerprints into the log, which are [redacted] otherwise
+    /// Write addresses, names and fingerprints into the log, which are left out otherwise
     #[arg(long = "log-sensitive", global = true)]
     pub sensitive: bool,
 }
@@ -68,7 +68,9 @@ pub struct DemoArgs {}
 
 /// `bulbil net`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example: bulbil net, and in another terminal: curl --socks5-hostname 127.0.0.1:1080 http://example.com/")]
+#[command(
+    after_help = "Example: bulbil net, and in another terminal: curl --socks5-hostname 127.0.0.1:1080 http://example.com/"
+)]
 pub struct NetArgs {
     /// Where the SOCKS5 proxy listens; port 0 lets the system choose
     #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_SOCKS, value_parser = loopback)]
@@ -77,7 +79,8 @@ pub struct NetArgs {
 
 /// The exit of `bulbil net` connects to everything this machine can reach, so nobody else may use it.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| String::from("write an IP address and port, as 127.0.0.1:1080"))?;
+    let address: SocketAddr =
+        text.parse().map_err(|_| String::from("write an IP address and port, as 127.0.0.1:1080"))?;
     match address.ip().is_loopback() {
         true => Ok(address),
         false => Err(String::from("the proxy of a test network listens on loopback only, as 127.0.0.1:1080")),
@@ -129,13 +132,15 @@ pub struct KeyPlace {
 
 /// `bulbil send`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example: printf 'GET / HTTP/1.0\\r\\n\\r\\n' | bulbil send --config client.toml example.com:80")]
+#[command(
+    after_help = "Example: printf 'GET / HTTP/1.0\\r\\n\\r\\n' | bulbil send --config client.toml example.com:80"
+)]
 pub struct SendArgs {
     /// How the network is found.
     #[command(flatten)]
     pub network: Network,
     /// Accept bootstrap nodes without #FINGERPRINT; whoever sits between can then answer in their place
-    #[arg(long, requires = "bootstrap")]
+    #[arg(long, conflicts_with = "config")]
     pub allow_unpinned: bool,
     /// Print answers as they come until the target ends, instead of waiting for one whole answer; they are not signed
     #[arg(long)]
@@ -149,8 +154,8 @@ pub struct SendArgs {
     /// Nodes on the path, the exit included, over what the configuration says
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4))]
     pub hops: Option<u32>,
-    /// Where to: host:port, [ipv6]:port
-    #[arg(value_parser = target)]
+    /// Where to: a name or address and a port
+    #[arg(value_parser = target, value_name = "HOST:PORT")]
     pub target: Target,
     /// The message; left out or -, it is read from standard input
     pub message: Option<OsString>,
@@ -169,7 +174,8 @@ pub struct Network {
 }
 
 fn target(text: &str) -> Result<Target, String> {
-    text.parse().map_err(|_| String::from("write a name or IP address and a port, as example.com:80 or [2001:db8::7]:80"))
+    text.parse()
+        .map_err(|_| String::from("write a name or IP address and a port, as example.com:80 or [2001:db8::7]:80"))
 }
 
 impl SendArgs {

@@ -69,7 +69,9 @@ impl fmt::Display for Failure {
                 match error.kind() {
                     io::ErrorKind::AddrInUse => f.write_str("; another program listens there, choose another address"),
                     io::ErrorKind::AddrNotAvailable => f.write_str("; choose an address of this machine"),
-                    io::ErrorKind::PermissionDenied => f.write_str("; ports below 1024 need privileges, choose a higher one"),
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str("; ports below 1024 need privileges, choose a higher one")
+                    }
                     _ => Ok(()),
                 }
             }
@@ -182,7 +184,9 @@ fn print(text: &str) -> Result<(), Failure> {
 fn write_out(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::System("write the output".into(), error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::System("write the output".into(), error))
+        }
         _ => Ok(()),
     }
 }

@@ -12,17 +12,23 @@ use std::{
     time::Duration,
 };
 
-use bulbil_core::wire::{NodeId, OnionKeyKind};
+use bulbil_core::wire::{
+    OnionKeyKind,
+    descriptor::ADDRESSES_MAX,
+    policy::{Policy, PolicyError},
+};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+mod bootstrap;
+mod error;
 mod printed;
 
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use error::ConfigError;
 pub use printed::default_toml;
 
 /// Largest configuration file that is read, in bytes.
 const FILE_MAX: u64 = 1 << 20;
-/// Most addresses that a descriptor carries (`PROTOCOL.md` section 3).
-pub const ADVERTISED_MAX: usize = 4;
 /// Where SOCKS5 clients are served by default: the port that IANA gave to SOCKS.
 pub const DEFAULT_SOCKS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1080);
 
@@ -145,77 +151,6 @@ impl<'de> Deserialize<'de> for Roles {
     }
 }
 
-/// A node to ask first: `address:port#fingerprint`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Bootstrap {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Who must answer there; `None` takes whoever does.
-    pub fingerprint: Option<NodeId>,
-}
-
-impl fmt::Display for Bootstrap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.fingerprint {
-            Some(fingerprint) => write!(f, "{}#{fingerprint}", self.address),
-            None => write!(f, "{}", self.address),
-        }
-    }
-}
-
-/// Why a text names no bootstrap node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BootstrapError {
-    /// The part before `#` is not an IP address and a port.
-    Address,
-    /// The port is 0 or the address is one that nobody can be reached at.
-    Unusable,
-    /// The part after `#` is not a fingerprint.
-    Fingerprint,
-}
-
-impl fmt::Display for BootstrapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Address => {
-                "a bootstrap node is written as `address:port#fingerprint` with a numeric address, \
-                 such as 192.0.2.7:9001#… or [2001:db8::7]:9001#…"
-            }
-            Self::Unusable => "nobody can be reached at this address; it needs a port and must name one host",
-            Self::Fingerprint => {
-                "the fingerprint after `#` must be 64 hexadecimal digits; `bulbil keygen --show` prints it on the node"
-            }
-        })
-    }
-}
-
-impl std::error::Error for BootstrapError {}
-
-impl FromStr for Bootstrap {
-    type Err = BootstrapError;
-
-    fn from_str(text: &str) -> Result<Self, BootstrapError> {
-        let (address, fingerprint) = match text.split_once('#') {
-            Some((address, fingerprint)) => {
-                (address, Some(fingerprint.parse().map_err(|_| BootstrapError::Fingerprint)?))
-            }
-            None => (text, None),
-        };
-        let address: SocketAddr = address.parse().map_err(|_| BootstrapError::Address)?;
-        if !reachable(address) {
-            return Err(BootstrapError::Unusable);
-        }
-        Ok(Self { address, fingerprint })
-    }
-}
-
-impl<'de> Deserialize<'de> for Bootstrap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|error: BootstrapError| D::Error::custom(format_args!("\"{text}\": {error}")))
-    }
-}
-
 /// Whether `address` can name one reachable host.
 fn reachable(address: SocketAddr) -> bool {
     let ip = address.ip();
@@ -245,8 +180,22 @@ impl Default for Socks {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Exit {
-    /// Ordered rules as text, see [`Config::exit_policy`]; empty means the built-in default.
-    pub policy: Vec<String>,
+    /// Where it connects to. In TOML a list of rules as text; the empty list means the default.
+    #[serde(deserialize_with = "policy")]
+    pub policy: Policy,
+}
+
+fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error> {
+    let rules = Vec::<String>::deserialize(deserializer)?;
+    if rules.is_empty() {
+        return Ok(Policy::default());
+    }
+    // Each by itself first, so that the error shows the rule and not its number.
+    for rule in &rules {
+        rule.parse::<Policy>()
+            .map_err(|error| D::Error::custom(format_args!("the rule \"{rule}\": {}", error.reason)))?;
+    }
+    rules.join("\n").parse().map_err(|error: PolicyError| D::Error::custom(error.reason))
 }
 
 /// The onion key's settings.
@@ -451,75 +400,6 @@ fn ranged<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(deserialize
         .ok_or_else(|| D::Error::custom(format_args!("{value} is out of range; write a number from {MIN} to {MAX}")))
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// The file is not a configuration by size or encoding.
-    NotText {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The text is not TOML, or a field is unknown, of the wrong type or out of range.
-    Parse {
-        /// The file, if the text came from one.
-        path: Option<PathBuf>,
-        /// Line, column and reason.
-        error: Box<toml::de::Error>,
-    },
-    /// Fields that are right by themselves do not fit together.
-    Conflict {
-        /// The file, if the text came from one.
-        path: Option<PathBuf>,
-        /// The field to change.
-        field: &'static str,
-        /// What is wrong and what to do.
-        advice: String,
-    },
-}
-
-impl ConfigError {
-    fn conflict(field: &'static str, advice: impl Into<String>) -> Self {
-        Self::Conflict { path: None, field, advice: advice.into() }
-    }
-
-    fn within(mut self, file: &Path) -> Self {
-        if let Self::Parse { path, .. } | Self::Conflict { path, .. } = &mut self {
-            *path = Some(file.to_owned());
-        }
-        self
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hint = "`bulbil node --print-config` writes every field with its meaning";
-        let place = |path: &Option<PathBuf>| path.as_ref().map(|path| format!("{}: ", path.display()));
-        match self {
-            Self::Read { path, error } => write!(f, "cannot read the configuration {}: {error}", path.display()),
-            Self::NotText { path } => write!(
-                f,
-                "{} is not a configuration: it must be UTF-8 text of at most {FILE_MAX} bytes; {hint}",
-                path.display()
-            ),
-            Self::Parse { path, error } => {
-                write!(f, "{}{}\n{hint}", place(path).unwrap_or_default(), error.to_string().trim_end())
-            }
-            Self::Conflict { path, field, advice } => {
-                write!(f, "{}`{field}`: {advice}", place(path).unwrap_or_default())
-            }
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
 impl FromStr for Config {
     type Err = ConfigError;
 
@@ -570,7 +450,7 @@ impl Config {
                  the role \"client\"",
             );
         }
-        if self.advertise.len() > ADVERTISED_MAX || (self.advertise.is_empty() && self.listen.len() > ADVERTISED_MAX) {
+        if self.advertise.len() > ADDRESSES_MAX || (self.advertise.is_empty() && self.listen.len() > ADDRESSES_MAX) {
             return conflict("advertise", "a descriptor has room for four addresses; name at most four");
         }
         if let Some(address) = self.advertise.iter().find(|address| !reachable(**address)) {
@@ -627,30 +507,6 @@ impl Config {
             return conflict("limits.half_open_links", "there cannot be more of them than `limits.links` allows");
         }
         Ok(())
-    }
-
-    /// The exit policy as `parse` understands it, one rule a line; `None` if the built-in default is meant.
-    ///
-    /// # Errors
-    /// [`ConfigError::Conflict`] with the rule at fault and what `parse` says about it.
-    pub fn exit_policy<P, E: fmt::Display>(
-        &self,
-        parse: impl Fn(&str) -> Result<P, E>,
-    ) -> Result<Option<P>, ConfigError> {
-        let rules = &self.exit.policy;
-        // Each by itself first, so that the error names the rule.
-        for (number, rule) in (1..).zip(rules) {
-            if rule.contains(['\n', '\r']) {
-                return Err(ConfigError::conflict("exit.policy", format!("rule {number}: write one rule a string")));
-            }
-            parse(rule)
-                .map_err(|error| ConfigError::conflict("exit.policy", format!("rule {number} (\"{rule}\"): {error}")))?;
-        }
-        if rules.is_empty() {
-            return Ok(None);
-        }
-        let policy = parse(&rules.join("\n"));
-        policy.map(Some).map_err(|error| ConfigError::conflict("exit.policy", error.to_string()))
     }
 }
 

@@ -1,4 +1,8 @@
-//! `bulbil`
+//! Bulbil on tokio: nodes with sockets, clocks and files, a SOCKS5 proxy, and the command `bulbil`.
+//!
+//! The protocol itself is `bulbil_core`. Here, from the outside in: [`cli`] takes the command line, [`commands`] carries it
+//! out; [`config`], [`state`], [`identity`], [`logging`] and [`shutdown`] are what a process needs around a node; [`node`] is the
+//! node; [`socks`] is a proxy in front of one; [`target_server`], [`demo`] and [`net`] show a whole network on one machine.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 

@@ -7,10 +7,10 @@
 //! A client has ten seconds for its handshake and a place in a bounded number of connections, so one that dribbles or says
 //! nothing costs little. Whoever speaks HTTP to the port gets a page that explains; SOCKS4 is refused in its own words.
 //!
-//! Written here because no crate fits: `fast-socks5` 1.0 writes user names, passwords and targets to its log, answers with `write`
-//! instead of `write_all`, refuses empty and non-UTF-8 credentials, does not tell which version an unexpected first byte was
-//! (needed for HTTP and SOCKS4), and brings seven dependencies that we otherwise do not have; `socks5-proto` and `socks5-impl` are
-//! under the GPL.
+//! Written here because no crate fits. `fast-socks5` 1.0 writes user names, passwords and targets to its log, answers with
+//! `write` instead of `write_all`, refuses empty and non-UTF-8 credentials, closes on clients of HTTP and SOCKS4
+//! without a word, and brings six dependencies that nothing else here needs. `socks5-proto` and `socks5-impl` are under the
+//! GPL.
 
 use std::{
     future::Future,
@@ -190,7 +190,8 @@ pub struct Proxy<D> {
     settings: Settings,
     places: Arc<Semaphore>,
     counters: Arc<Counters>,
-    /// Whether the log has said that every place is taken, so that a flood of clients is not a flood of lines.
+    /// Whether the log has said that every place is taken. It says so again only after half of them were free, so that a flood of
+    /// clients is not a flood of lines.
     full: Arc<AtomicBool>,
 }
 
@@ -221,7 +222,9 @@ impl<D> Proxy<D> {
     fn place(&self) -> Option<OwnedSemaphorePermit> {
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => {
-                self.full.store(false, Ordering::Relaxed);
+                if self.places.available_permits() > self.settings.connections / 2 {
+                    self.full.store(false, Ordering::Relaxed);
+                }
                 count(&self.counters.accepted);
                 Some(place)
             }

@@ -4,9 +4,9 @@
 //! replaced as a whole: written beside the old one, synced, renamed over it, the directory synced; so a crash or a full disk
 //! leaves either the old content or the new one.
 //!
-//! A file begins with one line, `bulbil-state 1 NAME LENGTH SHA-256`, and the bytes follow. So a file that is cut off, altered, or
-//! another one's copy is told apart from a good one and never used or replaced by itself. `tail -n +2` gives the bare bytes (of the
-//! identity: PKCS#8 DER).
+//! A file begins with one line, `bulbil-state 1 NAME LENGTH SHA-256`, and the bytes follow. So a file that is cut off,
+//! altered, or another one's copy is told apart from a good one, and is never used or replaced unasked. `tail -n +2` gives
+//! the bare bytes (of the identity: PKCS#8 DER).
 //!
 //! Calls block on the disk; from async code use `spawn_blocking`.
 
@@ -297,8 +297,8 @@ impl StateDir {
     }
 }
 
-/// The bytes of `item` in the directory `dir`, which another process may be using: a file is only ever replaced as a whole. Changes and
-/// creates nothing.
+/// The bytes of `item` in the directory `dir`, which another process may be using: a file is only ever replaced as a
+/// whole. Changes and creates nothing.
 ///
 /// # Errors
 /// As [`StateDir::open`], the lock excepted, and [`StateDir::read`].

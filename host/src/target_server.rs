@@ -3,7 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /` | a page |
-//! | `GET /bytes/N` | N bytes, each known from its offset ([`fill`], [`matches`]) |
+//! | `GET /bytes/N` | N bytes, each known from its offset ([`fill`], [`matches()`]) |
 //! | `POST /echo` | the body |
 //! | `POST /sink` | the body's length and SHA-256, as `length N sha256 HEX` |
 //! | `GET /slow?seconds=N` | one line a second |
@@ -328,7 +328,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn refuse(&mut self, refusal: Refusal) -> io::Result<()> {
         let Refusal { status, advice } = refusal;
         let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{advice}\n",
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{advice}\n",
             advice.len() + 1
         );
         self.write(answer.as_bytes()).await?;

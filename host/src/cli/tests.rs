@@ -10,7 +10,7 @@ fn parse(line: &str) -> Result<Cli, clap::Error> {
 
 fn send(line: &str) -> SendArgs {
     match parse(&format!("send {line}")).unwrap().command {
-        Command::Send(args) => args,
+        Command::Send(args) => *args,
         other => panic!("{other:?}"),
     }
 }
@@ -59,9 +59,9 @@ fn refuses_with_exit_code_2_and_says_why() {
         ("keygen --state a --show --force", "cannot be used with"),
         ("keygen --out a --show", "cannot be used with"),
         ("send example.com:80", "required"),
-        ("send --config a", "<TARGET>"),
+        ("send --config a", "<HOST:PORT>"),
         ("send --config a --bootstrap 192.0.2.1:1 example.com:80", "cannot be used with"),
-        ("send --config a --allow-unpinned example.com:80", "required"),
+        ("send --config a --allow-unpinned example.com:80", "cannot be used with"),
         ("send --config a example.com", "as example.com:80"),
         ("send --config a example.com:0", "as example.com:80"),
         ("send --config a bad_*:80", "as example.com:80"),
@@ -111,7 +111,8 @@ fn send_takes_the_network_from_a_file_but_not_the_role() {
     let scratch = crate::scratch::Scratch::new("cli");
     let file = scratch.path().join("node.toml");
     let text = format!(
-        "roles = [\"relay\"]\nlisten = [\"192.0.2.7:1\"]\nbootstrap = [\"192.0.2.1:1#{PIN}\"]\n[path]\nhops = 3\ndeadline_seconds = 7"
+        "roles = [\"relay\"]\nlisten = [\"192.0.2.7:1\"]\n\
+         bootstrap = [\"192.0.2.1:1#{PIN}\"]\n[path]\nhops = 3\ndeadline_seconds = 7"
     );
     std::fs::write(&file, text).unwrap();
     let config = send(&format!("--config {} example.com:80", file.display())).client().unwrap();

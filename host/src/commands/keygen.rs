@@ -45,10 +45,9 @@ fn state_dir(args: &KeygenArgs) -> Result<PathBuf, Failure> {
 
 fn with_advice(error: StateError) -> Failure {
     match error.problem {
-        Problem::Exists => Failure::Other(format!(
-            "{error}; --show prints the fingerprint of what is there, --force replaces it, and then the node is another \
-             one to everybody"
-        )),
+        Problem::Exists => {
+            Failure::Other(format!("{error}; --force replaces it, and then the node is another one to everybody"))
+        }
         _ => Failure::State(error),
     }
 }

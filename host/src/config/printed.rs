@@ -1,7 +1,7 @@
 //! The default configuration as a text to start from.
 
 use super::{
-    ADVERTISED_MAX, CELLS, CIRCUITS, Config, DEFAULT_SOCKS, HALF_OPEN, HANDSHAKE, HOPS, IDLE, JOBS, LINKS, ONIONS,
+    ADDRESSES_MAX, CELLS, CIRCUITS, Config, DEFAULT_SOCKS, HALF_OPEN, HANDSHAKE, HOPS, IDLE, JOBS, LINKS, ONIONS,
     OPEN_DEADLINE, REUSE, ROTATION, SOCKS_CONNECTIONS, WORKERS,
 };
 
@@ -27,7 +27,8 @@ roles = ["client"]
 # Port 0 lets the system choose.
 listen = []
 
-# Addresses that others are told to connect to, at most {ADVERTISED_MAX}. Empty: those of `listen`, which then must not be 0.0.0.0 or [::].
+# Addresses that others are told to connect to, at most {ADDRESSES_MAX}. Empty: those of `listen`, which then must not be 0.0.0.0
+# or [::].
 advertise = []
 
 # Nodes to ask for the network at first, as "address:port#fingerprint". Whoever answers there with another identity is

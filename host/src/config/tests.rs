@@ -129,22 +129,21 @@ fn unpinned_and_remote_need_a_word() {
 }
 
 #[test]
-fn hands_the_policy_to_its_parser_and_names_the_rule_at_fault() {
-    let parse = |text: &str| {
-        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        match lines.len() {
-            0..=2 if lines.iter().all(|line| line.starts_with("accept")) => Ok(lines),
-            0..=2 => Err("no such rule"),
-            _ => Err("too many"),
-        }
-    };
-    let policy = |rules: &str| format!("[exit]\npolicy = [{rules}]").parse::<Config>().unwrap().exit_policy(parse);
-    assert_eq!(policy("").unwrap(), None);
-    assert_eq!(policy("\"accept a\", \"accept b\"").unwrap().unwrap(), ["accept a", "accept b"]);
-    let error = |rules| policy(rules).unwrap_err().to_string();
-    assert_eq!(error("\"accept a\", \"bad\""), "`exit.policy`: rule 2 (\"bad\"): no such rule");
-    assert_eq!(error("\"accept a\", \"accept b\", \"accept c\""), "`exit.policy`: too many");
-    assert_eq!(error("\"accept a\\naccept b\""), "`exit.policy`: rule 1: write one rule a string");
+fn reads_the_exit_policy_rule_by_rule() {
+    let policy = |rules: &str| format!("[exit]\npolicy = [{rules}]").parse::<Config>().map(|config| config.exit.policy);
+    assert_eq!(policy("").unwrap(), Policy::default());
+    let expected: Policy = "reject *:25\naccept *:443".parse().unwrap();
+    assert_eq!(policy("\"reject *:25\", \"accept *:443\"").unwrap(), expected);
+    for (rules, parts) in [
+        ("\"accept *:1\", \"permit *:2\"".to_owned(), ["line 2", "the rule \"permit *:2\""]),
+        (vec!["\"accept *:1\""; 33].join(","), ["line 2", "more than 32 rules"]),
+    ] {
+        let message = policy(&rules).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let example = default_toml().lines().find_map(|line| line.strip_prefix("# [\"reject").map(str::to_owned)).unwrap();
+    let (example, _) = example.split_once(']').unwrap();
+    assert!(policy(&format!("\"reject{example}")).is_ok(), "the example that is printed");
 }
 
 #[test]

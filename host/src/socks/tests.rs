@@ -325,7 +325,7 @@ async fn a_client_that_dribbles_loses_its_place_after_ten_seconds() {
     tokio::join!(
         async {
             proxy.serve_client(server).await;
-            assert_eq!(begun.elapsed().as_secs(), 10)
+            assert_eq!(begun.elapsed().as_secs(), 10);
         },
         dribble
     );
@@ -409,7 +409,8 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let bytes = if auth { anonymous(&bytes) } else { bytes };
         let answer = runtime.block_on(talk(&proxy(Fake::new(Ok(()))), &bytes));
-        let known = answer.is_empty() || answer.starts_with(&[5]) || answer.starts_with(&[0, 91]) || answer.starts_with(b"HTTP/1.1 400");
+        let ours: [&[u8]; 3] = [&[5], &[0, 91], b"HTTP/1.1 400"];
+        let known = answer.is_empty() || ours.iter().any(|beginning| answer.starts_with(beginning));
         prop_assert!(known, "{:?}", answer);
     }
 }
