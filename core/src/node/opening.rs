@@ -66,6 +66,11 @@ impl Node<'_> {
         if self.stopping {
             return None;
         }
+        let half_open =
+            self.ports.iter().filter(|(_, port)| port.side == Side::Inward && port.limits().is_none()).count();
+        if half_open >= usize::from(self.config.half_open_links) {
+            return None;
+        }
         let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
         self.arm(now);
         Some(link)
