@@ -1,1 +1,4 @@
-//! Whole networks.
+//! Whole networks: what the tests in `tests/` run on.
+
+pub mod fixture;
+pub mod sim;

@@ -169,6 +169,7 @@ impl Node<'_> {
                 self.wind_up(index, if side == Side::Outward { close } else { CloseReason::LinkLost }, Some(side), now);
             }
         }
+        self.onions.forget_link(link);
         let removed = self.ports.remove(link);
         debug_assert!(
             removed.is_none_or(|port| port.output.is_empty() && port.grants.is_empty() && port.leaving.is_empty()),

@@ -17,6 +17,7 @@
 //! (`opening`), sends (`output`), talks to the outside (`talk`) and ends (`closing`).
 
 mod arrival;
+mod audit;
 mod closing;
 pub mod config;
 mod opening;

@@ -66,6 +66,11 @@ impl Node<'_> {
         if self.stopping {
             return None;
         }
+        let half_open =
+            self.ports.iter().filter(|(_, port)| port.side == Side::Inward && port.limits().is_none()).count();
+        if half_open >= usize::from(self.config.half_open_links) {
+            return None;
+        }
         let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
         self.arm(now);
         Some(link)
@@ -249,14 +254,15 @@ impl Node<'_> {
 
     /// Where an onion that was handed out lies, so that what was peeled elsewhere can be put back.
     pub fn job_onion(&mut self, job: OnionIndex) -> Option<&mut Onion> {
-        self.onions.working_for(job)?;
-        Some(self.onions.bytes(job))
+        self.onions.is_working(job).then(|| self.onions.bytes(job))
     }
 
     /// An onion was opened, or not. If it was, its place now holds the next hop's onion.
     pub fn handle_peeled(&mut self, job: OnionIndex, peeled: Result<Peeled, OnionRejected>, now: Instant) {
-        let Some(from) = self.onions.working_for(job) else { return };
-        if let Some(port) = self.ports.get_mut(from) {
+        if !self.onions.is_working(job) {
+            return;
+        }
+        if let Some(port) = self.onions.from(job).and_then(|from| self.ports.get_mut(from)) {
             port.onions = port.onions.saturating_sub(1);
         }
         let index = self.onions.circuit(job).and_then(|name| self.table.find(name));

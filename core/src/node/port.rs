@@ -210,7 +210,9 @@ impl<'m> Ports<'m> {
 
     /// Every link.
     pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Port)> {
-        (0u16..=u16::MAX).zip(self.slots.iter()).filter_map(|(at, slot)| Some((LinkId(at), slot.port.as_ref()?)))
+        let all = (0u16..=u16::MAX).zip(self.slots.iter());
+        // Links take the first free place, so those in use lie in front: the search ends with the last of them.
+        all.filter_map(|(at, slot)| Some((LinkId(at), slot.port.as_ref()?))).take(self.used)
     }
 
     /// The number of places.

@@ -60,7 +60,7 @@ async fn converse(node: &Node, args: &SendArgs, config: &Config, message: &[u8])
         write_out(&answer)?;
     }
     if let Some(receipt) = answers.receipt() {
-        eprintln!("answer signed by exit {} at Unix time {}", receipt.exit, receipt.time);
+        eprintln!("answer signed by exit {} at Unix time {}", receipt.exit, receipt.time.0);
     }
     Ok(())
 }

@@ -31,8 +31,6 @@ use stream::{Outside, Waking};
 
 /// What other tasks ask of the engine.
 pub(crate) enum Command {
-    /// A listener has accepted a connection.
-    Accepted(TcpStream),
     /// Meet the node at an address.
     Contact(std::net::SocketAddr, Option<NodeId>, oneshot::Sender<Met>),
     /// Open a circuit of our own.
@@ -82,7 +80,8 @@ pub(crate) async fn run(
     config: Config,
     sizes: Sizes,
     mut shell: TokioShell,
-    mut commands: mpsc::Receiver<Command>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut accepted: mpsc::Receiver<TcpStream>,
     mut done: mpsc::UnboundedReceiver<Done>,
 ) -> Result<(), &'static str> {
     let mut memory = memory::Memory::new(&sizes);
@@ -112,6 +111,9 @@ pub(crate) async fn run(
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
             }
+        }
+        while let Ok(stream) = accepted.try_recv() {
+            accept(&mut driver, &mut shell, stream, now);
         }
         readiness.take(&mut tokens, &mut spare);
         let mut more = More::No;
@@ -150,6 +152,7 @@ pub(crate) async fn run(
         tokio::select! {
             () = readiness.ready() => {}
             Some(finished) = done.recv() => handle_done(&mut driver, &mut shell, finished, now),
+            Some(stream) = accepted.recv() => accept(&mut driver, &mut shell, stream, now),
             command = commands.recv() => match command {
                 Some(Command::Stop(reply)) => {
                     driver.node_mut().stop();
@@ -181,7 +184,6 @@ fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, 
 
 fn handle_command(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, command: Command, now: Instant) {
     match command {
-        Command::Accepted(stream) => accept(driver, shell, stream, now),
         Command::Contact(address, node, reply) => match driver.contact(address, node, now) {
             Some(link) => shell.contacts.entry(link).or_default().push(reply),
             None => drop(reply),

@@ -66,7 +66,8 @@ pub(crate) type Met = Result<(Box<VerifiedDescriptor>, UnixTime), LinkEnd>;
 
 /// A node's secrets.
 pub(crate) struct Keys {
-    pub identity: IdentitySecret,
+    /// None for a client that answers no links.
+    pub identity: Option<IdentitySecret>,
     pub link: LinkSecret,
     pub onion: RwLock<OnionKeys>,
     pub node: NodeId,
@@ -136,7 +137,7 @@ impl Shell for TokioShell {
         let (done, keys, mut onion) = (self.done.clone(), Arc::clone(&self.keys), Box::new(*onion));
         self.workers.run(move || {
             let onion_keys = keys.onion.read().unwrap_or_else(PoisonError::into_inner);
-            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SYSTEM);
+            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SYSTEM.clone());
             drop(onion_keys);
             let _engine_gone = done.send(Done::Peeled(job, peeled, onion));
         });
@@ -145,9 +146,10 @@ impl Shell for TokioShell {
 
     fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; RSA_LEN])> {
         let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), unix_time());
-        let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time);
+        let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time.0);
         self.workers.run(move || {
-            let signature = parts.ok().and_then(|parts| parts.sign(&keys.identity, &mut SYSTEM).ok());
+            let signature = parts.ok().zip(keys.identity.as_ref());
+            let signature = signature.and_then(|(parts, identity)| parts.sign(identity, &mut SYSTEM.clone()).ok());
             let _engine_gone = done.send(match signature {
                 Some(signature) => Done::Signed(conversation, time, Box::new(signature)),
                 None => Done::Unsigned(conversation),

@@ -164,7 +164,7 @@ impl Answers {
         }
         let receipt = self.talk.circuit.progress.borrow().receipt.clone().ok_or(OpenError::BadReceipt)?;
         let exit = self.talk.circuit.path.last().map(|hop| hop.node).ok_or(OpenError::BadReceipt)?;
-        let parts = ReceiptParts::new(exit, &self.target, &receipt.transcript, receipt.time);
+        let parts = ReceiptParts::new(exit, &self.target, &receipt.transcript, receipt.time.0);
         let parts = parts.map_err(|_| OpenError::BadReceipt)?;
         parts.verify(&self.talk.circuit.exit_identity, &receipt.signature).map_err(|_| OpenError::BadReceipt)?;
         self.receipt = Some(VerifiedReceipt { exit, time: receipt.time });

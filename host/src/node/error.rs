@@ -30,7 +30,9 @@ impl std::fmt::Display for OpenError {
             Self::Closed(reason) => write!(f, "the circuit closed: {reason}"),
             Self::NoPath(error) => write!(f, "no path: {error}"),
             Self::Refused(error) => write!(f, "the circuit was not opened: {error}"),
-            Self::BadReceipt => f.write_str("the exit was asked to sign the answer, and its signature is wrong or missing"),
+            Self::BadReceipt => {
+                f.write_str("the exit was asked to sign the answer, and its signature is wrong or missing")
+            }
             Self::Deadline => f.write_str("the target was not reached in time"),
             Self::Shutdown => f.write_str("the node is shutting down"),
         }
@@ -45,7 +47,7 @@ impl From<OpenError> for std::io::Error {
             OpenError::Ended(EndReason::Refused) => std::io::ErrorKind::ConnectionRefused,
             OpenError::Ended(EndReason::TimedOut) | OpenError::Deadline => std::io::ErrorKind::TimedOut,
             OpenError::Ended(EndReason::Forbidden) => std::io::ErrorKind::PermissionDenied,
-            OpenError::Ended(EndReason::Unresolved | EndReason::Unreachable) => std::io::ErrorKind::HostUnreachable,
+            OpenError::Ended(EndReason::NotResolved | EndReason::Unreachable) => std::io::ErrorKind::HostUnreachable,
             OpenError::Shutdown => std::io::ErrorKind::NotConnected,
             _ => std::io::ErrorKind::ConnectionReset,
         };

@@ -21,8 +21,9 @@ use directory::Directory;
 
 pub use crate::engine::memory::Sizes;
 pub use answers::{Answers, VerifiedReceipt};
-pub use bulbil_core::phonebook::{IsolationKey, Strictness};
 pub use builder::{NodeBuilder, start};
+pub use bulbil_core::phonebook::{IsolationKey, Strictness};
+pub use bulbil_core::wire::EndReason;
 pub use directory::HopInfo;
 pub use error::{OpenError, StartError};
 pub use stream::CircuitStream;
@@ -46,6 +47,8 @@ struct Inner {
     reuse_paths: bool,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
+    /// Held for its lock, as long as the node lives.
+    state: std::sync::Mutex<Option<crate::state::StateDir>>,
 }
 
 /// How a circuit is to be opened.
@@ -77,6 +80,13 @@ pub struct SendOptions {
 impl Default for SendOptions {
     fn default() -> Self {
         Self { keep_open: false, sign: true, deadline: Duration::from_secs(60) }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    /// Says nothing: a node's name does not belong in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Node")
     }
 }
 
@@ -117,6 +127,11 @@ impl Node {
     /// As for [`Node::open`]; later ones come from [`Answers::next`].
     pub async fn send(&self, target: Target, request: &[u8], options: SendOptions) -> Result<Answers, OpenError> {
         Answers::send(self.clone(), target, request.to_vec(), options).await
+    }
+
+    /// Keeps a state directory locked for as long as the node lives.
+    fn keep(&self, state: Option<crate::state::StateDir>) {
+        *self.inner.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = state;
     }
 
     /// Waits until a path to an exit can be chosen.

@@ -38,16 +38,7 @@ impl CircuitStream {
     pub(super) async fn open(node: Node, target: Target, options: OpenOptions) -> Result<Self, OpenError> {
         let deadline = Instant::now() + options.deadline;
         let circuit = launch(&node, &target, &options, &[], deadline).await?;
-        Ok(Self {
-            node,
-            target,
-            options,
-            deadline,
-            circuit,
-            avoid: Vec::new(),
-            attempts: 1,
-            pipe: None,
-        })
+        Ok(Self { node, target, options, deadline, circuit, avoid: Vec::new(), attempts: 1, pipe: None })
     }
 
     /// The path, first hop to exit.

@@ -213,7 +213,7 @@ fn isolation(credentials: &Credentials, target: &Target) -> IsolationKey {
     let target = lowercase(target);
     target.emit(&mut writer).expect("the longest target fits and the port is not 0");
     hash.update(encoded);
-    hash.finalize().into()
+    IsolationKey(hash.finalize().into())
 }
 
 fn lowercase(target: &Target) -> Target {

@@ -1,0 +1,126 @@
+//! What runs beside a node's engine: listeners, the first contacts, the rotation of the onion key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulbil_core::crypto::kem::OnionSecret;
+use bulbil_core::wire::OnionKeyKind;
+use rand_core::Rng as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::builder::{Card, Commands};
+use crate::config::Bootstrap;
+use crate::engine::Command;
+use crate::engine::shell::Keys;
+use crate::engine::workers::Workers;
+use crate::random::SYSTEM;
+
+/// Between two visits to a node that answers: a third of the shortest life that its descriptor's onion key should have.
+const REFRESH: Duration = Duration::from_secs(1200);
+/// Between two attempts to reach one that does not answer, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Between two looks at whether the replay set has filled up.
+const ROTATION_CHECK: Duration = Duration::from_secs(30);
+/// After the system refuses to accept a connection, for want of file descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Hands accepted connections to the engine. When that is behind, so is the listener, and the system's own queue holds the rest.
+pub(super) async fn accept(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if accepted.send(stream).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Learns a node's descriptor, and keeps it fresh.
+pub(super) async fn stay_in_touch(contact: Bootstrap, commands: Commands, serving: bool) {
+    let mut pause = RETRY.0;
+    let mut reported = false;
+    loop {
+        let (reply, met) = oneshot::channel();
+        if commands.send(Command::Contact(contact.address, contact.fingerprint, reply)).is_err() {
+            return;
+        }
+        match met.await {
+            Ok(Ok(_)) => {
+                (pause, reported) = (RETRY.0, false);
+                sleep(spread(REFRESH)).await;
+            }
+            outcome => {
+                if !reported && pause > Duration::from_secs(4) {
+                    let end = match outcome {
+                        Ok(Err(end)) => end.to_string(),
+                        _ => "no room for the link".to_owned(),
+                    };
+                    // Nodes that start together find each other late; only a lasting failure is worth a word.
+                    warn!(end, serving, "a bootstrap node cannot be reached; trying again from time to time");
+                    reported = true;
+                }
+                sleep(spread(pause)).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+        }
+    }
+}
+
+/// `period`, give or take a fifth, so that nodes do not move in step.
+fn spread(period: Duration) -> Duration {
+    period.mul_f64(0.8 + 0.4 * f64::from(SYSTEM.clone().next_u32()) / f64::from(u32::MAX))
+}
+
+/// Replaces the onion key at intervals, and at once when its replay set is full.
+pub(super) struct Rotation {
+    pub keys: Arc<Keys>,
+    pub card: Card,
+    pub kind: OnionKeyKind,
+    pub period: Duration,
+}
+
+impl Rotation {
+    pub(super) async fn run(self, workers: Workers, commands: Commands) {
+        let this = Arc::new(self);
+        loop {
+            let until = tokio::time::Instant::now() + this.period;
+            loop {
+                let left = until.saturating_duration_since(tokio::time::Instant::now());
+                sleep(left.min(ROTATION_CHECK)).await;
+                let (reply, status) = oneshot::channel();
+                if commands.send(Command::Status(reply)).is_err() {
+                    return;
+                }
+                let Ok(status) = status.await else { return };
+                if status.rotation_due || tokio::time::Instant::now() >= until {
+                    break;
+                }
+            }
+            let maker = Arc::clone(&this);
+            let made = workers.call(move || {
+                let secret = OnionSecret::generate(maker.kind, &mut SYSTEM.clone());
+                let descriptor = maker.card.sign(&maker.keys, &secret);
+                (secret, descriptor)
+            });
+            match made.await {
+                Some((secret, Ok(descriptor))) => {
+                    if commands.send(Command::Rotate(Box::new(secret), descriptor)).is_err() {
+                        return;
+                    }
+                    info!("new onion key");
+                }
+                Some((_, Err(error))) => warn!(%error, "no new onion key"),
+                None => return,
+            }
+        }
+    }
+}
