@@ -57,15 +57,23 @@ enum Request {
 pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
+    guards: watch::Receiver<Vec<NodeId>>,
 }
 
 impl Directory {
     /// Starts the task. `own` is never put on a path; paths of one isolation key are kept for `reuse`.
-    pub(crate) fn start(own: NodeId, reuse: Duration) -> Self {
+    /// `guards` are the first hops that were used before a restart.
+    pub(crate) fn start(own: NodeId, reuse: Duration, guards: Vec<NodeId>) -> Self {
         let (requests, asked) = mpsc::unbounded_channel();
         let (changed, changes) = watch::channel(0);
-        tokio::spawn(run(own, reuse, asked, changed));
-        Self { requests, changes }
+        let (drawn, drawn_guards) = watch::channel(guards);
+        tokio::spawn(run(own, reuse, asked, changed, drawn));
+        Self { requests, changes, guards: drawn_guards }
+    }
+
+    /// The first hops in use, to be kept over a restart.
+    pub(crate) fn guards(&self) -> watch::Receiver<Vec<NodeId>> {
+        self.guards.clone()
     }
 
     /// A node has shown its descriptor.
@@ -101,7 +109,7 @@ async fn run(own: NodeId, reuse: Duration, mut asked: mpsc::UnboundedReceiver<Re
     let mut places: Vec<Option<CachedPath>> = vec![None; CACHED_PATHS];
     let mut book = Phonebook::new(&mut entries, Some(own));
     let mut cache = PathCache::new(&mut places, reuse);
-    let mut guards = Guards::new();
+    let mut guards = Guards::restore(drawn.borrow().iter().copied());
     while let Some(request) = asked.recv().await {
         let now = unix_time();
         match request {
@@ -132,6 +140,13 @@ async fn run(own: NodeId, reuse: Duration, mut asked: mpsc::UnboundedReceiver<Re
                     Some(key) => cache.path_for(key, &book, &request, &mut guards, &mut SYSTEM.clone()),
                     None => book.choose_path(&request, &mut guards, &mut SYSTEM.clone()),
                 };
+                drawn.send_if_modified(|kept| {
+                    let changed = kept.as_slice() != guards.nodes();
+                    if changed {
+                        *kept = guards.nodes().to_vec();
+                    }
+                    changed
+                });
                 let _nobody_waits = reply.send(path.map(|path| {
                     let hops = path.hops().iter();
                     hops.filter_map(|hop| {

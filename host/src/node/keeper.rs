@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::crypto::kem::OnionSecret;
-use bulbil_core::wire::OnionKeyKind;
+use bulbil_core::wire::{NodeId, OnionKeyKind};
 use rand_core::Rng as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -17,6 +17,7 @@ use crate::engine::Command;
 use crate::engine::shell::Keys;
 use crate::engine::workers::Workers;
 use crate::random::SYSTEM;
+use crate::state::{Item, StateDir};
 
 /// Between two visits to a node that answers: a third of the shortest life that its descriptor's onion key should have.
 const REFRESH: Duration = Duration::from_secs(1200);
@@ -71,6 +72,19 @@ pub(super) async fn stay_in_touch(contact: Bootstrap, commands: Commands, servin
                 sleep(spread(pause)).await;
                 pause = (pause * 2).min(RETRY.1);
             }
+        }
+    }
+}
+
+/// Writes the first hops in use to the state directory whenever they change.
+pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receiver<Vec<NodeId>>) {
+    while guards.changed().await.is_ok() {
+        let bytes: Vec<u8> = guards.borrow_and_update().iter().flat_map(|node| node.0).collect();
+        let state = Arc::clone(&state);
+        let written = tokio::task::spawn_blocking(move || state.replace(Item::Guards, &bytes)).await;
+        if let Ok(Err(error)) = written {
+            // The node goes on with the guards that it has; only a restart would draw others.
+            warn!(%error, "the first hops could not be kept");
         }
     }
 }
