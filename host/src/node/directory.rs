@@ -104,7 +104,13 @@ impl Directory {
     }
 }
 
-async fn run(own: NodeId, reuse: Duration, mut asked: mpsc::UnboundedReceiver<Request>, changed: watch::Sender<u64>) {
+async fn run(
+    own: NodeId,
+    reuse: Duration,
+    mut asked: mpsc::UnboundedReceiver<Request>,
+    changed: watch::Sender<u64>,
+    drawn: watch::Sender<Vec<NodeId>>,
+) {
     let mut entries: Vec<_> = std::iter::repeat_with(|| None).take(CAPACITY).collect();
     let mut places: Vec<Option<CachedPath>> = vec![None; CACHED_PATHS];
     let mut book = Phonebook::new(&mut entries, Some(own));
