@@ -5,7 +5,7 @@ use core::task::Poll;
 
 use super::{Driver, More};
 use crate::io::{ByteStream, Shell, Statement};
-use crate::node::{Ask, ConversationId, Output};
+use crate::node::{Ask, ConversationId, Outcome, Output};
 use crate::time::Instant;
 use crate::wire::EndReason;
 
@@ -135,7 +135,7 @@ impl<S: Shell> Driver<'_, '_, S> {
                 Output::Finish => {
                     let failed = self.stream(name).is_some_and(|stream| stream.finish().is_err());
                     if failed {
-                        self.lose(name, now);
+                        self.lose(shell, name, now);
                         return More::No;
                     }
                 }
@@ -146,7 +146,7 @@ impl<S: Shell> Driver<'_, '_, S> {
                         Poll::Pending => return More::No,
                         Poll::Ready(Ok(written)) => self.node.handle_written(name, written.min(len), now),
                         Poll::Ready(Err(_)) => {
-                            self.lose(name, now);
+                            self.lose(shell, name, now);
                             return More::No;
                         }
                     }
@@ -158,7 +158,6 @@ impl<S: Shell> Driver<'_, '_, S> {
 
     /// Outside to network.
     fn read_in(&mut self, shell: &mut S, name: ConversationId, now: Instant) -> More {
-        let _ = shell;
         for _ in 0..TURN {
             let room = self.node.input_room(name).min(self.scratch.len());
             let Some(place) = self.outsides.get_mut(name.index().slot()) else { return More::No };
@@ -178,7 +177,7 @@ impl<S: Shell> Driver<'_, '_, S> {
                     debug_assert_eq!(taken, read.min(room), "room was asked for first");
                 }
                 Poll::Ready(Err(_)) => {
-                    self.lose(name, now);
+                    self.lose(shell, name, now);
                     return More::No;
                 }
             }
@@ -187,10 +186,11 @@ impl<S: Shell> Driver<'_, '_, S> {
     }
 
     /// The outside broke: an exit tells the client that the target has reset, a client lets go of the circuit.
-    fn lose(&mut self, name: ConversationId, now: Instant) {
+    fn lose(&mut self, shell: &mut S, name: ConversationId, now: Instant) {
         self.node.handle_failed(name, EndReason::Reset, now);
         self.node.close_conversation(name, false, now);
         self.forget(name);
+        shell.handle_over(name, Outcome { end: None, close: None });
     }
 
     fn stream(&mut self, name: ConversationId) -> Option<&mut S::OutsideStream> {

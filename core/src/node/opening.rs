@@ -11,7 +11,7 @@ use crate::circuit::table::{Circuit, ConversationId, End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::Origin;
 use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex, PATH_MAX, SEED_LEN, Seed};
-use crate::crypto::onion::{HopKeys, Instruction, Onion, OnionRejected, Peeled};
+use crate::crypto::onion::{HopKeys, Instruction, ONION_CELLS, Onion, OnionRejected, Peeled};
 use crate::crypto::replay;
 use crate::relay::exit::Exit;
 use crate::relay::hop::Hop;
@@ -35,7 +35,7 @@ pub struct Opening<'a> {
     pub target: &'a Target,
     /// What is asked of the exit.
     pub options: BeginOptions,
-    /// The first bytes for the target; what does not fit into BEGIN is not taken.
+    /// The first bytes for the target, at most what [`crate::wire::message::begin_room`] says fits into BEGIN.
     pub first: &'a [u8],
 }
 
@@ -44,7 +44,7 @@ pub struct Opening<'a> {
 pub enum OpenRefused {
     /// No place for another circuit, onion or link, or no room in the pool.
     Busy,
-    /// The path has no hop or too many, or the target cannot be spelled.
+    /// The path has no hop or too many, the target cannot be spelled, or the first bytes are too many.
     Invalid,
     /// The node is stopping.
     Stopping,
@@ -117,7 +117,7 @@ impl Node<'_> {
 
     /// A link that we connected has shaken hands with `node`.
     pub fn handle_link_up(&mut self, link: LinkId, node: NodeId, limits: PeerLimits, now: Instant) {
-        let idle = now.after(self.config.patience.link_idle);
+        let idle = now.after(self.link_idle(Side::Outward));
         let Some(port) = self.ports.get_mut(link) else { return };
         port.stage = Stage::Up(limits);
         port.peer = Some(node);
@@ -145,20 +145,22 @@ impl Node<'_> {
             if arriving != circuit {
                 return Err(Violation::OutOfTurn);
             }
+            port.parts += 1;
             if self.onions.handle_part(onion, body) {
                 port.arriving = None;
             }
             return Ok(());
         }
         if circuit.value() == port.last_id {
-            // The rest of an onion that we have refused or given up.
+            // The rest of an onion that we have refused or given up; there is no more to an onion than its cells.
+            port.parts += 1;
             self.counters.late += 1;
-            return Ok(());
+            return if port.parts > ONION_CELLS { Err(Violation::OutOfTurn) } else { Ok(()) };
         }
         if circuit.value() < port.last_id {
             return Err(Violation::OutOfTurn);
         }
-        port.last_id = circuit.value();
+        (port.last_id, port.parts) = (circuit.value(), 1);
         match self.begin_arrival(link, circuit, now) {
             Ok(onion) => {
                 let complete = self.onions.handle_part(onion, body);
