@@ -110,6 +110,16 @@ impl Node<'_> {
                 // The next hop has refused the circuit, and could not tell the client so itself.
                 self.say_end(index, EndReason::NextHopUnreachable);
             }
+            if side == Side::Inward
+                && reason == CloseReason::Finished
+                && let Some(entry) = self.table.get_mut(index)
+                && let Role::Opening { closed, .. } = &mut entry.role
+                && !entry.forward.waiting().is_empty()
+            {
+                // What was said before is still to be delivered; first it must be known where.
+                *closed = true;
+                return Ok(());
+            }
             self.wind_up(index, reason, Some(side), now);
         }
         Ok(())
@@ -125,7 +135,7 @@ impl Node<'_> {
     ) -> Result<(), Violation> {
         let Some(index) = self.circuit_of(link, circuit)? else { return Ok(()) };
         let Some(entry) = self.table.get_mut(index) else { return Ok(()) };
-        if let Role::Opening(onion) = entry.role
+        if let Role::Opening { onion, .. } = entry.role
             && matches!(self.onions.stage(onion), OnionStage::Arriving { .. })
         {
             return Err(Violation::OutOfTurn);
@@ -192,7 +202,7 @@ impl Node<'_> {
     fn receive_forward(&mut self, index: CircuitIndex, body: &mut CellBody, now: Instant) -> Fate {
         let Some(entry) = self.table.get_mut(index) else { return Fate::Used };
         match &mut entry.role {
-            Role::Opening(_) => Fate::Kept,
+            Role::Opening { .. } => Fate::Kept,
             Role::Passing(hop, _) => {
                 if !hop.forward(body) {
                     return Fate::Kept;
@@ -253,7 +263,7 @@ impl Node<'_> {
                     Err(exit::OutOfTurn) => Fate::Garbage,
                 }
             }
-            Role::Opening(_) | Role::Exiting(..) | Role::Refused => Fate::Garbage,
+            Role::Opening { .. } | Role::Exiting(..) | Role::Refused => Fate::Garbage,
         }
     }
 

@@ -39,7 +39,9 @@ impl Node<'_> {
             // The client is gone or gave up: what it said last is not worth the wait. What waits for a client always is.
             entry.forward.close(&mut self.pool);
         }
-        let deliverable = !entry.forward.waiting().is_empty() && from == Some(Side::Inward);
+        let deliverable = !entry.forward.waiting().is_empty()
+            && from == Some(Side::Inward)
+            && !matches!(entry.role, Role::Opening { .. });
         // A next hop that has said CLOSE takes no rest of an onion; any other that has the beginning must get the whole.
         let keep_started = from != Some(Side::Outward);
         if !deliverable && !self.drop_onion(index, keep_started) {

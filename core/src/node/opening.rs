@@ -182,10 +182,13 @@ impl Node<'_> {
             return Err(CloseReason::Shutdown);
         }
         let deadline = now.after(self.config.patience.opening);
-        let (forward, backward) = self.reserve_flows().ok_or(CloseReason::Busy)?;
         let port = self.ports.get(link).ok_or(CloseReason::Protocol)?;
         let allowed = port.circuits < self.config.circuits_per_link && port.onions < self.config.onions_per_link;
+        if !allowed || self.table.is_full() {
+            return Err(CloseReason::Busy);
+        }
         let credit = port.limits().map_or(0, |limits| limits.credit);
+        let (forward, backward) = self.reserve_flows().ok_or(CloseReason::Busy)?;
         let mut circuit = Circuit {
             inward: End::Link(link, id),
             outward: End::Detached,
@@ -193,17 +196,16 @@ impl Node<'_> {
             backward,
             farewell: None,
             deadline,
-            role: Role::Opening(OnionIndex::default()),
+            role: Role::Opening { onion: OnionIndex::default(), closed: false },
         };
         let _initial_credit_fits = circuit.backward.handle_credit(credit);
-        let index = if allowed { self.table.insert(circuit) } else { self.release_flows(circuit) };
-        let index = index.ok_or(CloseReason::Busy)?;
+        let index = self.table.insert(circuit).ok_or(CloseReason::Busy)?;
         let Some(onion) = self.onions.arrive(link, self.table.name(index)) else {
             self.discard(index);
             return Err(CloseReason::Busy);
         };
         if let Some(entry) = self.table.get_mut(index) {
-            entry.role = Role::Opening(onion);
+            entry.role = Role::Opening { onion, closed: false };
         }
         let entered = self.index.insert(link, id, index);
         debug_assert!(entered, "ids on a link increase, and the index has room for every circuit");
@@ -229,16 +231,11 @@ impl Node<'_> {
         }
     }
 
-    fn release_flows(&mut self, mut circuit: Circuit<Role>) -> Option<CircuitIndex> {
-        circuit.forward.close(&mut self.pool);
-        circuit.backward.close(&mut self.pool);
-        None
-    }
-
     /// Removes a circuit that nobody has heard of.
     fn discard(&mut self, index: CircuitIndex) {
-        if let Some(circuit) = self.table.remove(index) {
-            self.release_flows(circuit);
+        if let Some(mut circuit) = self.table.remove(index) {
+            circuit.forward.close(&mut self.pool);
+            circuit.backward.close(&mut self.pool);
         }
     }
 
@@ -269,8 +266,14 @@ impl Node<'_> {
             self.onions.free(job);
             return;
         };
+        let closed = matches!(self.table.get(index).map(|entry| &entry.role), Some(Role::Opening { closed: true, .. }));
         match self.accept_onion(job, index, peeled, now) {
-            Ok(()) => self.receive_early_cells(index, now),
+            Ok(()) => {
+                self.receive_early_cells(index, now);
+                if closed {
+                    self.wind_up(index, CloseReason::Finished, Some(Side::Inward), now);
+                }
+            }
             Err(reason) => {
                 self.onions.free(job);
                 if let Some(entry) = self.table.get_mut(index) {
@@ -357,7 +360,7 @@ impl Node<'_> {
             let _initial_credit_fits = entry.forward.handle_credit(credit);
             match &mut entry.role {
                 Role::Passing(_, leaving) | Role::Client(_, leaving) => *leaving = Some(onion),
-                Role::Opening(_) | Role::Exiting(..) | Role::Refused => {}
+                Role::Opening { .. } | Role::Exiting(..) | Role::Refused => {}
             }
         }
         self.ports.touch(link);
@@ -404,6 +407,9 @@ impl Node<'_> {
         let mut origin = Origin::new(forward, backward, exit, opening.options.sign);
 
         let free = self.origins.iter().position(|slot| slot.0.is_none()).ok_or(OpenRefused::Busy)?;
+        if self.table.is_full() {
+            return Err(OpenRefused::Busy);
+        }
         let (forward, backward) = self.reserve_flows().ok_or(OpenRefused::Busy)?;
         let circuit = Circuit {
             inward: End::Conversation,
@@ -414,10 +420,6 @@ impl Node<'_> {
             deadline: now.after(self.config.patience.opening),
             role: Role::Client(OriginIndex(free as u32), None),
         };
-        if self.table.is_full() {
-            self.release_flows(circuit);
-            return Err(OpenRefused::Busy);
-        }
         let index = self.table.insert(circuit).ok_or(OpenRefused::Busy)?;
         let name = self.table.name(index);
         let Some((onion, place)) = self.onions.depart(name) else {
@@ -450,7 +452,7 @@ impl Node<'_> {
         let Some(entry) = self.table.get_mut(index) else { return true };
         let inward = entry.inward;
         let onion = match &mut entry.role {
-            Role::Opening(onion) => {
+            Role::Opening { onion, .. } => {
                 let onion = *onion;
                 entry.role = Role::Refused;
                 self.drop_arriving(onion, inward);

@@ -49,7 +49,7 @@ fn going_out(role: &Role) -> Option<Side> {
     match role {
         Role::Exiting(..) => Some(Side::Outward),
         Role::Client(..) => Some(Side::Inward),
-        Role::Opening(_) | Role::Passing(..) | Role::Refused => None,
+        Role::Opening { .. } | Role::Passing(..) | Role::Refused => None,
     }
 }
 
@@ -146,7 +146,7 @@ impl Node<'_> {
                 let originated = origin.forward.originate(exit, Command::RELAY, body);
                 debug_assert!(originated.is_ok(), "the exit is a hop of the path");
             }
-            Role::Opening(_) | Role::Passing(..) | Role::Refused => return,
+            Role::Opening { .. } | Role::Passing(..) | Role::Refused => return,
         }
         *place = *body;
         let sendable = entry.leaving(side).sendable() && entry.role.is_sending();
@@ -289,7 +289,7 @@ impl Node<'_> {
                 };
                 (&entry.backward, origin.halves, origin.ended().is_some(), true)
             }
-            Role::Opening(_) | Role::Passing(..) | Role::Refused => return Output::Nothing,
+            Role::Opening { .. } | Role::Passing(..) | Role::Refused => return Output::Nothing,
         };
         let side = if matches!(entry.role, Role::Client(..)) { Side::Inward } else { Side::Outward };
         if entry.end(side) != End::Conversation {
