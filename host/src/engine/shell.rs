@@ -178,7 +178,7 @@ impl Shell for TokioShell {
     }
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
-        debug!(link = link.0, "link up");
+        debug!(link = link.slot(), "link up");
         (self.shown)(descriptor, time);
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Ok((Box::new(descriptor.clone()), time)));
@@ -187,9 +187,9 @@ impl Shell for TokioShell {
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
         match end {
-            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.0, %end, "link ended"),
-            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.0, %end, "link refused"),
-            _ => debug!(link = link.0, %end, "link failed"),
+            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.slot(), %end, "link ended"),
+            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.slot(), %end, "link refused"),
+            _ => debug!(link = link.slot(), %end, "link failed"),
         }
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Err(end));

@@ -106,6 +106,12 @@ pub struct Talk {
 }
 
 impl Talk {
+    /// What the client wanted.
+    #[must_use]
+    pub const fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
     /// The application.
     #[must_use]
     pub const fn app(&self) -> &Actor {
@@ -152,6 +158,15 @@ impl Talk {
     #[must_use]
     pub const fn is_over(&self) -> bool {
         self.outcome.is_some() && self.app.heard_end().is_some()
+    }
+
+    /// Whether the application has heard everything that the target said, and the target everything that it waits for.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let Some(target) = &self.at_target else { return false };
+        let heard_answer = self.app.heard() == target.said();
+        let heard_request = target.heard() == self.app.said() || self.wish.once;
+        heard_answer && heard_request
     }
 
     /// How it ended for the exit, once it has.
