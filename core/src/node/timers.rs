@@ -65,6 +65,16 @@ impl Node<'_> {
         let Some(entry) = self.table.get_mut(index) else { return };
         entry.forward.close(&mut self.pool);
         entry.backward.close(&mut self.pool);
+        // What was thrown away must not look like the end.
+        match &mut entry.role {
+            Role::Exiting(_, exit) => exit.halves.finish_received = false,
+            Role::Client(origin, _) => {
+                if let Some(origin) = self.origins.get_mut(origin.0 as usize).and_then(|slot| slot.0.as_mut()) {
+                    origin.halves.finish_received = false;
+                }
+            }
+            Role::Opening(_) | Role::Passing(..) | Role::Refused => {}
+        }
         if matches!(entry.role, Role::Exiting(..) | Role::Client(..)) {
             self.list_attention(index);
         }
