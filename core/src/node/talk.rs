@@ -316,12 +316,7 @@ impl Node<'_> {
             }
             return Output::Bytes(len);
         }
-        if over || entry.farewell.is_some() {
-            let close = entry.farewell;
-            let end = self.origin_mut(name).and_then(|origin| origin.ended());
-            self.detach_conversation(index, side, now);
-            return Output::Over(Outcome { end, close });
-        }
+        // Before the outcome: a stream that is let go of without its end counts as broken.
         if ready && halves.finish_received && !halves.finish_delivered {
             if let Some(halves) = self.halves_mut(name) {
                 halves.finish_delivered = true;
@@ -333,6 +328,12 @@ impl Node<'_> {
                 self.end_conversation(index, Some(EndReason::Done), CloseReason::Finished, now);
             }
             return Output::Finish;
+        }
+        if over || entry.farewell.is_some() {
+            let close = entry.farewell;
+            let end = self.origin_mut(name).and_then(|origin| origin.ended());
+            self.detach_conversation(index, side, now);
+            return Output::Over(Outcome { end, close });
         }
         Output::Nothing
     }
@@ -346,12 +347,15 @@ impl Node<'_> {
     pub fn handle_written(&mut self, name: ConversationId, written: usize, now: Instant) {
         let Some(index) = self.table.find(name) else { return };
         let growth = self.config.growth();
-        let idle = now.after(self.config.patience.idle);
+        let patience = self.config.patience;
         let Some(mut taken) = self.halves_mut(name).map(|halves| usize::from(halves.taken) + written) else { return };
         let Some(entry) = self.table.get_mut(index) else { return };
         let Some(side) = going_out(&entry.role) else { return };
-        // Whatever is left of a circuit that ends lives as long as it moves.
-        entry.deadline = idle.max(entry.deadline);
+        entry.deadline = match entry.farewell {
+            None => now.after(patience.idle),
+            // Who takes what waits, however slowly, gets all of it.
+            Some(_) => now.after(patience.draining),
+        };
         let flow = entry.leaving(side);
         while let Some(len) = self.pool.front(flow.waiting()).map(|body| payload_of(body).len())
             && taken >= len
