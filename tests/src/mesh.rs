@@ -244,6 +244,42 @@ impl<'m, 't> Mesh<'m, 't> {
         assert_eq!(self.places[at].node.handle_input(name, bytes, now), bytes.len(), "there is room");
     }
 
+    /// The same, unless the conversation is over or has no room.
+    pub fn say_if_open(&mut self, at: usize, name: ConversationId, bytes: &[u8]) {
+        let now = self.now();
+        if self.places[at].node.input_room(name) >= bytes.len() {
+            self.places[at].node.handle_input(name, bytes, now);
+        }
+    }
+
+    /// Hands `to` a cell as if `from` had sent it, over the first link on which `from` sends to it.
+    pub fn inject(&mut self, from: usize, to: usize, cell: CellBytes) {
+        let wire = self.wires.iter().find(|wire| wire.from.0 == from && wire.to.0 == to);
+        let Some(end) = wire.map(|wire| wire.to) else { return };
+        if let Some(violation) = self.feed(end.0, end.1, cell) {
+            self.violations.push((end.0, violation));
+        }
+    }
+
+    /// Hands a node a cell over one of its links; a violation ends that link, as a driver would end it.
+    pub fn feed(&mut self, at: usize, link: LinkId, mut cell: CellBytes) -> Option<Violation> {
+        let now = self.now();
+        let violation = self.places[at].node.handle_cell(link, &mut cell, now).err();
+        if violation.is_some() {
+            self.disconnect((at, link));
+        }
+        self.places[at].node.audit().expect("the books are right");
+        violation
+    }
+
+    /// Somebody connects to a node and has not said HELLO.
+    pub fn stranger(&mut self, at: usize) -> LinkId {
+        let now = self.now();
+        let link = self.places[at].node.accept_link(now).expect("there is a place");
+        self.places[at].node.handle_link_answered(link);
+        link
+    }
+
     /// Connects `from` to `to`, whether it wishes so or not; answers `from`'s end and `to`'s.
     fn connect(&mut self, from: (usize, LinkId), to: usize) {
         let now = self.now();
