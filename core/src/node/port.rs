@@ -177,6 +177,12 @@ impl<'m> Ports<'m> {
         Some(LinkId(at as u16))
     }
 
+    /// Whether no link is in the table.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
     /// Removes a link. Its lists must be empty.
     pub fn remove(&mut self, link: LinkId) -> Option<Port> {
         self.ready.remove(self.slots, link.slot(), Ready);

@@ -64,6 +64,9 @@ pub(crate) struct Progress {
 /// What came of an attempt to meet a node.
 pub(crate) type Met = Result<(Box<VerifiedDescriptor>, UnixTime), LinkEnd>;
 
+/// Takes the descriptors that links show, with the time that their nodes believe in.
+pub(crate) type Shown = Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>;
+
 /// A node's secrets.
 pub(crate) struct Keys {
     /// None for a client that answers no links.
@@ -86,7 +89,7 @@ pub(crate) struct TokioShell {
     /// Who waits to hear of a link.
     pub contacts: HashMap<LinkId, Vec<tokio::sync::oneshot::Sender<Met>>>,
     /// Descriptors that links have shown, for the phonebook.
-    pub shown: Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>,
+    pub shown: Shown,
     pub random: SystemRandom,
 }
 
