@@ -1,1 +1,6 @@
 //! Whole networks.
+
+pub mod processes;
+pub mod scratch;
+pub mod socks;
+pub mod targets;

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn no_place_means_a_new_path_each_time() {
         with_book(|book, path_for| {
-            let mut cache = PathCache::new(&mut []);
+            let mut cache = PathCache::new(&mut [], PATH_LIFETIME);
             assert_ne!(path_for(book, &mut cache, 1, 0), path_for(book, &mut cache, 1, 0));
         });
     }

@@ -250,7 +250,7 @@ impl NodeBuilder {
             tasks.spawn(keeper::accept(listener, accepted.clone()));
         }
         for contact in self.bootstrap {
-            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving));
+            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.doubts()));
         }
         if serving {
             let rotation = Rotation { keys, card, kind: self.onion_kind, period: self.rotation };
@@ -267,6 +267,7 @@ impl NodeBuilder {
                 hops: self.hops,
                 strictness: self.strictness,
                 reuse_paths: !self.reuse.is_zero(),
+                started: tokio::time::Instant::now(),
                 tasks: std::sync::Mutex::new(tasks),
                 state: std::sync::Mutex::new(None),
             }),

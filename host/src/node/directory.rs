@@ -57,6 +57,7 @@ enum Request {
 pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
+    doubts: std::sync::Arc<watch::Sender<u64>>,
 }
 
 impl Directory {
@@ -65,7 +66,7 @@ impl Directory {
         let (requests, asked) = mpsc::unbounded_channel();
         let (changed, changes) = watch::channel(0);
         tokio::spawn(run(own, reuse, asked, changed));
-        Self { requests, changes }
+        Self { requests, changes, doubts: std::sync::Arc::new(watch::Sender::new(0)) }
     }
 
     /// A node has shown its descriptor.
@@ -83,6 +84,12 @@ impl Directory {
     /// A hop did not do its part: paths with it are forgotten.
     pub(crate) fn failed(&self, node: NodeId) {
         let _stopped = self.requests.send(Request::Failed(node));
+        self.doubts.send_modify(|doubts| *doubts += 1);
+    }
+
+    /// Changes when a hop did not do its part: what is known of the network may be out of date.
+    pub(crate) fn doubts(&self) -> watch::Receiver<u64> {
+        self.doubts.subscribe()
     }
 
     /// A hop did its part.
