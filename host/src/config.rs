@@ -341,8 +341,8 @@ impl Default for Limits {
             circuits_per_link: 4096,
             circuit_idle_seconds: 600,
             cells: 131_072,
-            onions: 256,
-            jobs_per_link: 64,
+            onions: 1024,
+            jobs_per_link: 512,
             workers: 0,
         }
     }

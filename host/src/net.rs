@@ -10,10 +10,12 @@ use tokio::net::TcpListener;
 use crate::cli::NetArgs;
 use crate::commands::Failure;
 use crate::config::Bootstrap;
-use crate::node::{Node, NodeBuilder, StartError};
+use crate::node::{Node, NodeBuilder, Sizes, StartError};
 use crate::shutdown::Shutdown;
 use crate::socks::{Proxy, Settings};
 
+/// Room for a network of one's own, five nodes in one process.
+const SMALL: Sizes = Sizes { links: 256, circuits: 4096, cells: 1 << 15, onions: 512, origins: 2048, replay: 1 << 17 };
 /// How long a network on one machine may take to find itself.
 const READY: Duration = Duration::from_secs(10);
 
@@ -35,7 +37,7 @@ impl Network {
         for number in 1..=4u8 {
             // Port 0: several networks can run on one machine.
             let address = SocketAddr::from((Ipv4Addr::new(127, 66, 0, number), 0));
-            let builder = Node::builder().listen(address);
+            let builder = Node::builder().listen(address).sizes(SMALL);
             let builder = if number < 4 { builder.relay() } else { builder.exit(Policy::loopback()) };
             starting.push(tokio::spawn(builder.start()));
         }
@@ -50,7 +52,7 @@ impl Network {
 
     /// A client that knows `nodes`, all of them on this machine.
     fn client_of(nodes: &[Node]) -> NodeBuilder {
-        let builder = Node::builder().paths(HopCount::default(), Strictness::Ignore);
+        let builder = Node::builder().sizes(SMALL).paths(HopCount::default(), Strictness::Ignore);
         nodes.iter().fold(builder, |builder, node| match node.local_addr() {
             Some(address) => builder.bootstrap(Bootstrap { address, fingerprint: Some(node.fingerprint()) }),
             None => builder,

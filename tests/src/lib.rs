@@ -1,6 +1,8 @@
-//! Whole networks.
+//! Whole networks: what the tests in `tests/` run on.
 
+pub mod fixture;
 pub mod processes;
 pub mod scratch;
+pub mod sim;
 pub mod socks;
 pub mod targets;

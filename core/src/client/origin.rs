@@ -18,6 +18,8 @@ enum Stage {
     Connected,
     /// Somebody on the path ended it.
     Ended(EndReason, HopIndex),
+    /// Bytes that had come were thrown away because nobody took them.
+    Truncated,
 }
 
 /// A signed answer: what the exit's identity vouches for.
@@ -43,6 +45,8 @@ pub struct Origin {
     connected: Option<SocketAddr>,
     transcript: Option<TranscriptDigest>,
     receipt: Option<Receipt>,
+    /// The receipt has come: bytes after it would not be what the exit vouches for.
+    receipted: bool,
     /// Which directions are finished.
     pub halves: Halves,
 }
@@ -82,6 +86,7 @@ impl Origin {
             connected: None,
             transcript: sign.then(TranscriptDigest::new),
             receipt: None,
+            receipted: false,
             halves: Halves::default(),
         }
     }
@@ -107,6 +112,11 @@ impl Origin {
         }
     }
 
+    /// What had come is thrown away: however the conversation was ended, it did not end well.
+    pub const fn handle_truncated(&mut self) {
+        self.stage = Stage::Truncated;
+    }
+
     /// Takes the receipt, if one has come.
     pub const fn take_receipt(&mut self) -> Option<Receipt> {
         self.receipt.take()
@@ -124,7 +134,7 @@ impl Origin {
     /// # Errors
     /// The message may not come now or not from this hop: somebody on the path breaks the protocol.
     pub fn handle(&mut self, hop: HopIndex, message: &Message<'_>) -> Result<Received, OutOfTurn> {
-        let open = !matches!(self.stage, Stage::Ended(..));
+        let open = !matches!(self.stage, Stage::Ended(..) | Stage::Truncated);
         let talking = self.stage == Stage::Connected && !self.halves.finish_received && hop == self.exit;
         match *message {
             Message::Drop => Ok(Received::Used),
@@ -140,7 +150,7 @@ impl Origin {
                 self.connected = Some(address);
                 Ok(Received::Used)
             }
-            Message::Data(bytes) if talking && self.receipt.is_none() => {
+            Message::Data(bytes) if talking && !self.receipted => {
                 if let Some(transcript) = &mut self.transcript {
                     transcript.update_answer(bytes);
                 }
@@ -148,6 +158,7 @@ impl Origin {
             }
             Message::Receipt { time, signature } if talking => {
                 let transcript = self.transcript.take().ok_or(OutOfTurn)?;
+                self.receipted = true;
                 self.receipt = Some(Receipt { time, transcript, signature: *signature });
                 Ok(Received::Used)
             }

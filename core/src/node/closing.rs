@@ -17,9 +17,10 @@ use crate::wire::{CloseReason, EndReason};
 /// How a conversation ended, told to its owner once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// What somebody on the path said, and who; authentic. None if the circuit closed without a word, or at an exit.
+    /// What somebody on the path said, and who; authentic. `None` if the circuit closed without a word or bytes were lost, and at an
+    /// exit. Without it or a [`crate::node::Output::Finish`] before, what came may not be all.
     pub end: Option<(EndReason, HopIndex)>,
-    /// Why the circuit closed; `None` if END came first and the circuit was still open, or if it was our own side that broke. Not
+    /// Why the circuit closed; `None` if END came first and the circuit was still open, or if it was our own outside that broke. Not
     /// authenticated beyond the first hop.
     pub close: Option<CloseReason>,
 }
@@ -29,7 +30,9 @@ impl Node<'_> {
     pub(super) fn wind_up(&mut self, index: CircuitIndex, reason: CloseReason, from: Option<Side>, now: Instant) {
         let Some(entry) = self.table.get_mut(index) else { return };
         let reason = *entry.farewell.get_or_insert(reason);
-        entry.deadline = now.after(self.config.patience.draining);
+        // Bytes that wait for our own application cost nobody else anything.
+        let local = matches!(entry.role, Role::Client(..)) && from != Some(Side::Inward);
+        entry.deadline = now.after(if local { self.config.patience.idle } else { self.config.patience.draining });
         entry.forward.close_sender(&mut self.pool);
         entry.backward.close_sender(&mut self.pool);
         if reason != CloseReason::Finished {
@@ -40,7 +43,9 @@ impl Node<'_> {
                 exit.halves.finish_received = false;
             }
         }
-        let deliverable = !entry.forward.waiting().is_empty() && from == Some(Side::Inward);
+        let deliverable = !entry.forward.waiting().is_empty()
+            && from == Some(Side::Inward)
+            && !matches!(entry.role, Role::Opening { .. });
         // A next hop that has said CLOSE takes no rest of an onion; any other that has the beginning must get the whole.
         let keep_started = from != Some(Side::Outward);
         if !deliverable && !self.drop_onion(index, keep_started) {
@@ -69,7 +74,7 @@ impl Node<'_> {
         match end {
             End::Link(link, id) => {
                 self.index.remove(link, id);
-                let idle = now.after(self.config.patience.link_idle);
+                let idle = now.after(self.link_idle(side));
                 if let Some(port) = self.ports.get_mut(link) {
                     port.circuits = port.circuits.saturating_sub(1);
                     port.deadline = idle;
@@ -133,7 +138,7 @@ impl Node<'_> {
     }
 
     /// Sends END to the client, behind what waits for it. Without room for one more cell the CLOSE that follows has to do.
-    fn say_end(&mut self, index: CircuitIndex, end: EndReason) {
+    pub(super) fn say_end(&mut self, index: CircuitIndex, end: EndReason) {
         let Some(entry) = self.table.get_mut(index) else { return };
         if entry.farewell.is_some() || !matches!(entry.inward, End::Link(..)) {
             return;
@@ -173,6 +178,7 @@ impl Node<'_> {
                 self.wind_up(index, if side == Side::Outward { close } else { CloseReason::LinkLost }, Some(side), now);
             }
         }
+        self.onions.forget_link(link);
         let removed = self.ports.remove(link);
         debug_assert!(
             removed.is_none_or(|port| port.output.is_empty() && port.grants.is_empty() && port.leaving.is_empty()),

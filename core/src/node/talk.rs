@@ -11,7 +11,7 @@ use crate::client::origin::{Origin, Receipt};
 use crate::conversation::Halves;
 use crate::crypto::cgo::TAG_LEN;
 use crate::crypto::receipt::TranscriptDigest;
-use crate::relay::exit::Exit;
+use crate::relay::exit::{Exit, Stage};
 use crate::time::Instant;
 use crate::wire::cell::{BODY_LEN, CellBody};
 use crate::wire::descriptor::RSA_LEN;
@@ -24,6 +24,7 @@ const CONTROL_ROOM: u16 = 4;
 const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
 
 /// What an exit's conversation needs from the owner.
+#[expect(clippy::large_enum_variant, reason = "lives for one call, and there is no allocator")]
 pub enum Ask<'a> {
     /// Connect to the target; answer with [`Node::handle_connected`] or [`Node::handle_failed`].
     Connect(&'a Target),
@@ -49,7 +50,7 @@ fn going_out(role: &Role) -> Option<Side> {
     match role {
         Role::Exiting(..) => Some(Side::Outward),
         Role::Client(..) => Some(Side::Inward),
-        Role::Opening(_) | Role::Passing(..) | Role::Refused => None,
+        Role::Opening { .. } | Role::Passing(..) | Role::Refused => None,
     }
 }
 
@@ -103,8 +104,12 @@ impl Node<'_> {
 
     /// What an exit's conversation needs from the owner, once.
     pub fn poll_ask(&mut self, name: ConversationId) -> Option<Ask<'_>> {
+        let entry = self.table.find(name).and_then(|index| self.table.get(index))?;
+        if entry.farewell.is_some() && entry.forward.waiting().is_empty() {
+            return None;
+        }
         let (_, exit) = self.exit_mut(name)?;
-        if exit.stage() == crate::relay::exit::Stage::Unsigned {
+        if exit.stage() == Stage::Unsigned {
             return exit.ask_sign().map(|(target, transcript)| Ask::Sign(target, transcript));
         }
         exit.ask_connect().map(Ask::Connect)
@@ -123,6 +128,10 @@ impl Node<'_> {
     fn send_message(&mut self, index: CircuitIndex, body: &mut CellBody) {
         let Some(entry) = self.table.get_mut(index) else { return };
         let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
+        if entry.farewell.is_some() {
+            // Nobody is there to hear it, and its room has been given back.
+            return;
+        }
         let flow = entry.leaving(side);
         let Ok(place) = flow.push(&mut self.pool) else {
             debug_assert!(false, "room for control messages is kept free");
@@ -138,7 +147,7 @@ impl Node<'_> {
                 let originated = origin.forward.originate(exit, Command::RELAY, body);
                 debug_assert!(originated.is_ok(), "the exit is a hop of the path");
             }
-            Role::Opening(_) | Role::Passing(..) | Role::Refused => return,
+            Role::Opening { .. } | Role::Passing(..) | Role::Refused => return,
         }
         *place = *body;
         let sendable = entry.leaving(side).sendable() && entry.role.is_sending();
@@ -164,7 +173,7 @@ impl Node<'_> {
     /// The owner could not reach the target, or has lost it.
     pub fn handle_failed(&mut self, name: ConversationId, reason: EndReason, now: Instant) {
         if let Some((index, exit)) = self.exit_mut(name)
-            && exit.stage() != crate::relay::exit::Stage::Over
+            && exit.stage() != Stage::Over
         {
             self.end_conversation(index, Some(reason), CloseReason::Finished, now);
         }
@@ -187,7 +196,7 @@ impl Node<'_> {
             return 0;
         }
         let promised = match &entry.role {
-            Role::Exiting(_, exit) if exit.stage() == crate::relay::exit::Stage::Open && !exit.halves.finish_sent => {
+            Role::Exiting(_, exit) if exit.stage() == Stage::Open && !exit.halves.finish_sent => {
                 entry.backward.promised()
             }
             Role::Client(origin, _) => match self.origins.get(origin.0 as usize).and_then(|slot| slot.0.as_ref()) {
@@ -235,7 +244,7 @@ impl Node<'_> {
             return;
         }
         if let Some((_, exit)) = self.exit_mut(name) {
-            if exit.stage() != crate::relay::exit::Stage::Open || exit.halves.finish_sent {
+            if exit.stage() != Stage::Open || exit.halves.finish_sent {
                 return;
             }
             if exit.handle_finished() {
@@ -268,15 +277,12 @@ impl Node<'_> {
         let Some(entry) = self.table.get(index) else { return Output::Nothing };
         let (flow, halves, over, ready) = match &entry.role {
             Role::Exiting(_, exit) => {
-                let over = exit.stage() == crate::relay::exit::Stage::Over
-                    || (entry.farewell.is_some() && exit.stage() != crate::relay::exit::Stage::Open);
-                let ready = !matches!(
-                    exit.stage(),
-                    crate::relay::exit::Stage::AwaitingBegin
-                        | crate::relay::exit::Stage::Asking
-                        | crate::relay::exit::Stage::Connecting
-                );
-                (&entry.forward, exit.halves, over, ready)
+                let ready = !matches!(exit.stage(), Stage::AwaitingBegin | Stage::Asking | Stage::Connecting);
+                if !ready && entry.farewell.is_some() && !entry.forward.waiting().is_empty() {
+                    // The client has said all and gone; the target is still to hear it.
+                    return Output::Nothing;
+                }
+                (&entry.forward, exit.halves, exit.stage() == Stage::Over, ready)
             }
             Role::Client(origin, _) => {
                 let Some(origin) = self.origins.get(origin.0 as usize).and_then(|slot| slot.0.as_ref()) else {
@@ -284,7 +290,7 @@ impl Node<'_> {
                 };
                 (&entry.backward, origin.halves, origin.ended().is_some(), true)
             }
-            Role::Opening(_) | Role::Passing(..) | Role::Refused => return Output::Nothing,
+            Role::Opening { .. } | Role::Passing(..) | Role::Refused => return Output::Nothing,
         };
         let side = if matches!(entry.role, Role::Client(..)) { Side::Inward } else { Side::Outward };
         if entry.end(side) != End::Conversation {

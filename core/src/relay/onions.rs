@@ -145,11 +145,39 @@ impl<'m> Onions<'m> {
         Some((OnionIndex(at as u16), &mut slot.onion))
     }
 
-    /// Where the onion came from, if it is being opened.
+    /// Whether the onion is being opened.
     #[must_use]
-    pub fn working_for(&self, index: OnionIndex) -> Option<LinkId> {
-        let slot = self.slots.get(index.slot())?;
-        (slot.stage == Stage::Working).then_some(slot.from).flatten()
+    pub fn is_working(&self, index: OnionIndex) -> bool {
+        self.slots.get(index.slot()).is_some_and(|slot| slot.stage == Stage::Working)
+    }
+
+    /// The link that the onion came from, unless that is gone.
+    #[must_use]
+    pub fn from(&self, index: OnionIndex) -> Option<LinkId> {
+        self.slots.get(index.slot())?.from
+    }
+
+    /// Onions that came over `link` and are not opened yet.
+    #[must_use]
+    pub fn of_link(&self, link: LinkId) -> usize {
+        let unopened = |stage| matches!(stage, Stage::Arriving { .. } | Stage::Waiting | Stage::Working);
+        self.slots.iter().filter(|slot| slot.from == Some(link) && unopened(slot.stage)).count()
+    }
+
+    /// Onions that are being opened although their circuit, looked up with `find`, is gone or has no use for them.
+    #[must_use]
+    pub fn abandoned(&self, mut has_use: impl FnMut(ConversationId, OnionIndex) -> bool) -> usize {
+        let places = self.slots.iter().enumerate().filter(|(_, slot)| slot.stage == Stage::Working);
+        places.filter(|(at, slot)| !slot.circuit.is_some_and(|name| has_use(name, OnionIndex(*at as u16)))).count()
+    }
+
+    /// A link is gone: what is being opened for it comes back to nobody.
+    pub fn forget_link(&mut self, link: LinkId) {
+        for slot in &mut *self.slots {
+            if slot.from == Some(link) {
+                slot.from = None;
+            }
+        }
     }
 
     /// The onion's bytes; its place must be taken.

@@ -64,6 +64,9 @@ pub(crate) struct Progress {
 /// What came of an attempt to meet a node.
 pub(crate) type Met = Result<(Box<VerifiedDescriptor>, UnixTime), LinkEnd>;
 
+/// Takes the descriptors that links show, with the time that their nodes believe in.
+pub(crate) type Shown = Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>;
+
 /// A node's secrets.
 pub(crate) struct Keys {
     /// None for a client that answers no links.
@@ -86,7 +89,7 @@ pub(crate) struct TokioShell {
     /// Who waits to hear of a link.
     pub contacts: HashMap<LinkId, Vec<tokio::sync::oneshot::Sender<Met>>>,
     /// Descriptors that links have shown, for the phonebook.
-    pub shown: Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>,
+    pub shown: Shown,
     pub random: SystemRandom,
 }
 
@@ -175,7 +178,7 @@ impl Shell for TokioShell {
     }
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
-        debug!(link = link.0, "link up");
+        debug!(link = link.slot(), "link up");
         (self.shown)(descriptor, time);
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Ok((Box::new(descriptor.clone()), time)));
@@ -184,9 +187,9 @@ impl Shell for TokioShell {
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
         match end {
-            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.0, %end, "link ended"),
-            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.0, %end, "link refused"),
-            _ => debug!(link = link.0, %end, "link failed"),
+            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.slot(), %end, "link ended"),
+            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.slot(), %end, "link refused"),
+            _ => debug!(link = link.slot(), %end, "link failed"),
         }
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Err(end));

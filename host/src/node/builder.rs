@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulbil_core::crypto::identity::{self, IdentitySecret};
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
@@ -60,6 +60,7 @@ pub struct NodeBuilder {
     half_open_links: u16,
     patience: Patience,
     workers: usize,
+    guards: Vec<NodeId>,
 }
 
 impl Default for NodeBuilder {
@@ -84,6 +85,7 @@ impl Default for NodeBuilder {
             half_open_links: 128,
             patience: Patience::DEFAULT,
             workers: 0,
+            guards: Vec::new(),
         }
     }
 }
@@ -217,7 +219,7 @@ impl NodeBuilder {
             half_open_links: self.half_open_links,
             patience: self.patience,
         };
-        let directory = Directory::start(keys.node, self.reuse);
+        let directory = Directory::start(keys.node, self.reuse, self.guards);
         let (commands, asked) = mpsc::unbounded_channel();
         let (accepted, arriving) = mpsc::channel(ACCEPTED);
         let (done, finished) = mpsc::unbounded_channel();
@@ -269,7 +271,6 @@ impl NodeBuilder {
                 reuse_paths: !self.reuse.is_zero(),
                 started: tokio::time::Instant::now(),
                 tasks: std::sync::Mutex::new(tasks),
-                state: std::sync::Mutex::new(None),
             }),
         })
     }
@@ -308,7 +309,8 @@ impl Card {
         let now = unix_time();
         let mut descriptor = Descriptor {
             identity: identity.public(),
-            sequence: now.0,
+            // Milliseconds, so that a node that restarts at once is believed at once.
+            sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             valid_from: now.saturating_sub(CLOCK_SLACK),
             valid_until: now.saturating_add(VALIDITY),
             protocol: ProtocolVersion::V1,
@@ -375,6 +377,9 @@ pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<N
     if config.roles.relay || config.roles.exit {
         builder.listen.clone_from(&config.listen);
     }
+    if let Some(state) = &state {
+        builder.guards = load_guards(state)?;
+    }
     if let Some(state) = &state
         && !builder.listen.is_empty()
     {
@@ -387,6 +392,18 @@ pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<N
     let node = builder.start().await?;
     node.keep(state);
     Ok(node)
+}
+
+/// The first hops of before. A file that holds something else is an error, not a reason to draw new ones: that is what an attacker would like.
+fn load_guards(state: &StateDir) -> Result<Vec<NodeId>, StartError> {
+    let bytes = state.read(Item::Guards).map_err(|error| StartError(error.to_string()))?;
+    let bytes = bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
+    let (nodes, rest) = bytes.as_chunks::<32>();
+    if !rest.is_empty() {
+        let path = state.item_path(Item::Guards);
+        return Err(StartError(format!("{} does not hold node ids; remove it to draw new first hops", path.display())));
+    }
+    Ok(nodes.iter().copied().map(NodeId).collect())
 }
 
 /// The keys that survive a restart. Onion keys do not: a node that came back with an old one, but without its replay tags, would

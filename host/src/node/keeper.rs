@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::crypto::kem::OnionSecret;
-use bulbil_core::wire::OnionKeyKind;
+use bulbil_core::wire::{NodeId, OnionKeyKind};
 use rand_core::Rng as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,11 +17,14 @@ use crate::engine::Command;
 use crate::engine::shell::Keys;
 use crate::engine::workers::Workers;
 use crate::random::SYSTEM;
+use crate::state::{Item, StateDir};
 
 /// Between two visits to a node that answers: a third of the shortest life that its descriptor's onion key should have.
 const REFRESH: Duration = Duration::from_secs(1200);
 /// Between two attempts to reach one that does not answer, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Longest time between two visits for the reason that paths fail.
+const SPACING_MAX: Duration = Duration::from_secs(4);
 /// For how long a node may fail to answer before the log says so.
 const SILENCE: Duration = Duration::from_secs(4);
 /// Between two looks at whether the replay set has filled up.
@@ -90,9 +93,22 @@ pub(super) async fn stay_in_touch(
             doubts.changed().await
         };
         match timeout(spread(wait), early).await {
-            Ok(Ok(())) => spacing = (spacing * 2).min(RETRY.1),
+            Ok(Ok(())) => spacing = (spacing * 2).min(SPACING_MAX),
             Ok(Err(_)) => return,
             Err(_) => spacing = RETRY.0,
+        }
+    }
+}
+
+/// Writes the first hops in use to the state directory whenever they change.
+pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receiver<Vec<NodeId>>) {
+    while guards.changed().await.is_ok() {
+        let bytes: Vec<u8> = guards.borrow_and_update().iter().flat_map(|node| node.0).collect();
+        let state = Arc::clone(&state);
+        let written = tokio::task::spawn_blocking(move || state.replace(Item::Guards, &bytes)).await;
+        if let Ok(Err(error)) = written {
+            // The node goes on with the guards that it has; only a restart would draw others.
+            warn!(%error, "the first hops could not be kept");
         }
     }
 }

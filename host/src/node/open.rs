@@ -18,9 +18,10 @@ use crate::engine::{Command, OpenCommand};
 use crate::random::SYSTEM;
 
 /// Paths that are tried for one conversation.
-const ATTEMPTS: u32 = 5;
-/// Pause before the second attempt if there is no way around what failed; twice as long before each further one.
-const PAUSE: Duration = Duration::from_millis(250);
+const ATTEMPTS: u32 = 8;
+/// Pause before the second attempt if there is no way around what failed; twice as long before each further one, up to the second
+/// value. Longer in all than a node takes to be asked for its descriptor again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// Until so long after a node's start an exit that takes a target's port may still be met; from then on nobody waits for one.
 const ACQUAINTANCE: Duration = Duration::from_secs(3);
 
@@ -128,16 +129,18 @@ impl Inner {
     /// restarted has a new onion key, and its descriptor is asked for as soon as it is in doubt.
     async fn path_around(&self, last: LastHop, purpose: &Purpose<'_>) -> Result<Vec<ChosenHop>, OpenError> {
         let Purpose { attempts, isolation, deadline, .. } = *purpose;
-        if !attempts.blind {
+        let mut changes = self.directory.changes();
+        changes.mark_unchanged();
+        for pause_first in [attempts.blind, true] {
+            if pause_first {
+                let pause = PAUSE.1.min(PAUSE.0 * 2u32.pow(attempts.failed.saturating_sub(1)));
+                let _changed_or_not = timeout_at(deadline.min(Instant::now() + pause), changes.changed()).await;
+            }
             let path = self.wait_for_path(last, isolation, &attempts.avoid, deadline).await;
             if path.is_ok() || attempts.avoid.is_empty() {
                 return path;
             }
         }
-        let pause = PAUSE * 2u32.pow(attempts.failed.saturating_sub(1));
-        let mut changes = self.directory.changes();
-        changes.mark_unchanged();
-        let _changed_or_not = timeout_at(deadline.min(Instant::now() + pause), changes.changed()).await;
         self.wait_for_path(last, isolation, &[], deadline).await
     }
 }

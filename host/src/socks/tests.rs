@@ -30,7 +30,7 @@ impl Fake {
     }
 
     fn keys(&self) -> Vec<[u8; 32]> {
-        self.opened.lock().unwrap().iter().map(|(_, options)| options.isolation.unwrap()).collect()
+        self.opened.lock().unwrap().iter().map(|(_, options)| options.isolation.unwrap().0).collect()
     }
 }
 

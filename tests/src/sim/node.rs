@@ -1,0 +1,209 @@
+//! A simulated node's memory, limits and driver.
+
+use std::time::Duration;
+
+use bulbil_core::circuit::index::IndexSlot;
+use bulbil_core::circuit::pool::PoolSlot;
+use bulbil_core::driver::{Driver, LINK_BUFFER_MIN, LinkPlace, OutsidePlace, Places};
+use bulbil_core::link::record::record_len;
+use bulbil_core::node::{Config, Memory, Node, NodeCircuit, OriginSlot, Patience, PortSlot};
+use bulbil_core::relay::onions::OnionSlot;
+use bulbil_core::time::Instant;
+use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
+use bulbil_core::wire::{NodeId, OnionKeyKind};
+use rand_chacha::ChaCha20Rng;
+
+use super::shell::{Jobs, SimShell};
+use super::world::StreamId;
+
+/// What a node is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// It has an identity and answers links; otherwise it is only a client.
+    pub answers: bool,
+    /// Its onion key.
+    pub kind: OnionKeyKind,
+    /// It passes circuits on.
+    pub relay: bool,
+    /// It connects to targets.
+    pub exit: bool,
+    /// Where it opens onions and signs.
+    pub jobs: Jobs,
+    /// Places for links.
+    pub links: usize,
+    /// Places for circuits.
+    pub circuits: usize,
+    /// Places for cells.
+    pub cells: usize,
+    /// Places for onions.
+    pub onions: usize,
+    /// Places for circuits of its own.
+    pub origins: usize,
+    /// Replay tags a key; a set is full at three quarters.
+    pub replay: usize,
+    /// The room that a circuit has from the beginning, in cells.
+    pub credit: u16,
+    /// The room that a direction of a circuit may grow to.
+    pub window_max: u16,
+    /// Cells in one record.
+    pub record_cells: u16,
+    /// Circuits of one connector.
+    pub circuits_per_link: u32,
+    /// Onions of one connector.
+    pub onions_per_link: u16,
+    /// How long it waits.
+    pub patience: Patience,
+}
+
+impl Spec {
+    /// A relay of middling size.
+    pub const RELAY: Self = Self {
+        answers: true,
+        kind: OnionKeyKind::XWing,
+        relay: true,
+        exit: false,
+        jobs: Jobs::Elsewhere(Duration::from_millis(5)),
+        links: 8,
+        circuits: 32,
+        cells: 2048,
+        onions: 8,
+        origins: 0,
+        replay: 256,
+        credit: 16,
+        window_max: 64,
+        record_cells: 16,
+        circuits_per_link: 32,
+        onions_per_link: 8,
+        patience: Patience::DEFAULT,
+    };
+
+    /// An exit, which is also a relay.
+    pub const EXIT: Self = Self { exit: true, ..Self::RELAY };
+
+    /// A client that answers no links.
+    pub const CLIENT: Self = Self { answers: false, relay: false, origins: 32, replay: 0, ..Self::RELAY };
+
+    /// All roles at once.
+    pub const ALL: Self = Self { exit: true, origins: 32, ..Self::RELAY };
+
+    pub(super) fn config(&self, node: NodeId) -> Config {
+        Config {
+            half_open_links: 64,
+            node,
+            relay: self.relay,
+            exit: self.exit,
+            limits: LinkLimits {
+                record_cells: RecordCells::new(self.record_cells).expect("1 to 127"),
+                credit: InitialCredit::new(self.credit).expect("1 to 1024"),
+            },
+            window_max: self.window_max,
+            circuits_per_link: self.circuits_per_link,
+            onions_per_link: self.onions_per_link,
+            patience: self.patience,
+        }
+    }
+}
+
+fn filled<T>(len: usize, make: impl FnMut() -> T) -> Vec<T> {
+    std::iter::repeat_with(make).take(len).collect()
+}
+
+/// A node's tables and buffers.
+pub(super) struct Tables {
+    links: Vec<PortSlot>,
+    circuits: Vec<NodeCircuit>,
+    index: Vec<IndexSlot>,
+    cells: Vec<PoolSlot>,
+    onions: Vec<OnionSlot>,
+    origins: Vec<OriginSlot>,
+    replay: [Vec<u64>; 2],
+    buffers: Vec<[Vec<u8>; 2]>,
+    outsides: Vec<OutsidePlace<SimShell>>,
+    scratch: Vec<u8>,
+}
+
+/// What of a node's tables the node itself takes.
+pub(super) struct Lent<'m> {
+    pub(super) memory: Memory<'m>,
+    pub(super) outsides: &'m mut [OutsidePlace<SimShell>],
+    pub(super) scratch: &'m mut [u8],
+}
+
+impl Tables {
+    pub(super) fn new(spec: &Spec) -> Self {
+        let buffer = LINK_BUFFER_MIN.max(record_len(usize::from(spec.record_cells)));
+        Self {
+            links: filled(spec.links, || PortSlot::EMPTY),
+            circuits: filled(spec.circuits, || NodeCircuit::EMPTY),
+            index: vec![IndexSlot::default(); (spec.circuits * 4).next_power_of_two()],
+            cells: vec![PoolSlot::EMPTY; spec.cells],
+            onions: filled(spec.onions, || OnionSlot::EMPTY),
+            origins: filled(spec.origins, || OriginSlot::EMPTY),
+            replay: [vec![0; spec.replay], vec![0; spec.replay]],
+            buffers: filled(spec.links, || [vec![0; buffer], vec![0; buffer]]),
+            outsides: filled(spec.circuits, || OutsidePlace::EMPTY),
+            scratch: vec![0; 4096],
+        }
+    }
+
+    pub(super) fn lend(&mut self) -> (Lent<'_>, Vec<LinkPlace<'_, SimShell>>) {
+        let [current, previous] = &mut self.replay;
+        let memory = Memory {
+            links: &mut self.links,
+            circuits: &mut self.circuits,
+            index: &mut self.index,
+            cells: &mut self.cells,
+            onions: &mut self.onions,
+            origins: &mut self.origins,
+            replay: [current, previous],
+        };
+        let places = self.buffers.iter_mut().map(|[input, output]| LinkPlace::new(input, output)).collect();
+        (Lent { memory, outsides: &mut self.outsides, scratch: &mut self.scratch }, places)
+    }
+}
+
+/// A node with its driver and its machine.
+pub(super) struct SimNode<'m, 'b> {
+    pub(super) driver: Driver<'m, 'b, SimShell>,
+    pub(super) shell: SimShell,
+    pub(super) spec: Spec,
+    /// The node is cut off and does nothing more.
+    pub(super) dead: bool,
+    /// For which instant the timer is set.
+    pub(super) timer: Option<Instant>,
+    pub(super) onion_rotations: usize,
+    /// Streams that are to be serviced.
+    pub(super) ready: Vec<Token>,
+    /// Which link or conversation a stream was given to.
+    pub(super) tokens: std::collections::BTreeMap<StreamId, Token>,
+}
+
+/// What a stream belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    Link(bulbil_core::circuit::LinkId),
+    Conversation(bulbil_core::node::ConversationId),
+}
+
+impl<'m, 'b> SimNode<'m, 'b> {
+    pub(super) fn new(
+        spec: Spec,
+        mut shell: SimShell,
+        lent: Lent<'m>,
+        places: &'m mut [LinkPlace<'b, SimShell>],
+    ) -> Self {
+        let rng: &mut ChaCha20Rng = &mut shell.rng;
+        let node = Node::new(spec.config(shell.node), lent.memory, rng).expect("specs are sound");
+        let places = Places { links: places, outsides: lent.outsides, scratch: lent.scratch };
+        Self {
+            driver: Driver::new(node, places),
+            shell,
+            spec,
+            dead: false,
+            timer: None,
+            onion_rotations: 0,
+            ready: Vec::new(),
+            tokens: std::collections::BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The core's [`Shell`] on virtual pipes. What takes time becomes an event of the world.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bulbil_core::circuit::LinkId;
+use bulbil_core::client::origin::Receipt;
+use bulbil_core::crypto::kem::OnionKeys;
+use bulbil_core::crypto::onion::{Onion, OnionRejected, Peeled, peel};
+use bulbil_core::crypto::receipt::ReceiptParts;
+use bulbil_core::driver::LinkEnd;
+use bulbil_core::io::{Shell, Statement};
+use bulbil_core::link::{LinkSecret, PortableAead};
+use bulbil_core::node::{ConversationId, Outcome};
+use bulbil_core::phonebook::VerifiedDescriptor;
+use bulbil_core::relay::onions::OnionIndex;
+use bulbil_core::wire::{NodeId, Target, UnixTime};
+use rand_chacha::ChaCha20Rng;
+use rand_core::CryptoRng;
+
+use super::stream::SimStream;
+use super::world::{Event, NodeIndex, Shared};
+use crate::fixture;
+
+/// Where a node's private-key operations happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// In place, as on a microcontroller.
+    InPlace,
+    /// Elsewhere; results come in any order, each after at most so long.
+    Elsewhere(Duration),
+}
+
+/// What a node has told its owner.
+pub(super) enum Notice {
+    Connected(ConversationId, SocketAddr),
+    Receipt(ConversationId, Receipt),
+    Over(ConversationId, Outcome),
+}
+
+/// The machine around one simulated node.
+pub(super) struct SimShell {
+    pub(super) world: Shared,
+    pub(super) index: NodeIndex,
+    pub(super) node: NodeId,
+    /// Which of the fixed identities the node has, if it answers links.
+    pub(super) identity: Option<usize>,
+    pub(super) link: LinkSecret,
+    pub(super) onion: Option<OnionKeys>,
+    pub(super) descriptor: &'static [u8],
+    pub(super) rng: ChaCha20Rng,
+    pub(super) jobs: Jobs,
+    pub(super) notices: Vec<Notice>,
+    pub(super) link_ends: Vec<(LinkId, LinkEnd)>,
+}
+
+impl SimShell {
+    fn after_a_while(&mut self, most: Duration, event: Event) {
+        let mut world = self.world.borrow_mut();
+        let delay = world.draw((0, most.as_micros() as u64));
+        let at = world.now + delay;
+        world.at(at, event);
+    }
+}
+
+impl Shell for SimShell {
+    type LinkStream = SimStream;
+    type OutsideStream = SimStream;
+    type Aead = PortableAead;
+
+    fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
+        self.world.borrow_mut().later(Event::Connect(self.index, link, address));
+    }
+
+    fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
+        self.world.borrow_mut().later(Event::Target(self.index, conversation, target.clone()));
+    }
+
+    fn peel(&mut self, job: OnionIndex, onion: &mut Onion) -> Option<Result<Peeled, OnionRejected>> {
+        let keys = self.onion.as_ref().expect("onions come only to nodes that answer links");
+        match self.jobs {
+            Jobs::InPlace => Some(peel(onion, &self.node, keys, &mut self.rng)),
+            Jobs::Elsewhere(most) => {
+                let mut onion = Box::new(*onion);
+                let peeled = peel(&mut onion, &self.node, keys, &mut self.rng);
+                self.after_a_while(most, Event::Peeled(self.index, job, Box::new(peeled), onion));
+                None
+            }
+        }
+    }
+
+    fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; 256])> {
+        let time = self.unix_time();
+        let identity = fixture::identity(self.identity.expect("exits have an identity"));
+        let parts = ReceiptParts::new(self.node, statement.target, &statement.transcript, time.0);
+        let signature = parts.expect("targets of BEGIN are valid").sign(identity, &mut self.rng).expect("a sound key");
+        match self.jobs {
+            Jobs::InPlace => Some((time, signature)),
+            Jobs::Elsewhere(most) => {
+                self.after_a_while(most, Event::Signed(self.index, conversation, time, Box::new(signature)));
+                None
+            }
+        }
+    }
+
+    fn link_secret(&mut self) -> (&LinkSecret, &mut dyn CryptoRng) {
+        (&self.link, &mut self.rng)
+    }
+
+    fn descriptor(&self) -> &[u8] {
+        self.descriptor
+    }
+
+    fn unix_time(&self) -> UnixTime {
+        UnixTime(fixture::EPOCH.0 + Rc::clone(&self.world).borrow().now / 1_000_000)
+    }
+
+    fn rng(&mut self) -> &mut dyn CryptoRng {
+        &mut self.rng
+    }
+
+    fn handle_descriptor(&mut self, _link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
+        assert!(descriptor.node() != self.node, "no node links to itself");
+        assert!(time.0.abs_diff(self.unix_time().0) <= 1, "clocks agree");
+    }
+
+    fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
+        self.link_ends.push((link, end));
+    }
+
+    fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr) {
+        self.notices.push(Notice::Connected(conversation, address));
+    }
+
+    fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt) {
+        self.notices.push(Notice::Receipt(conversation, receipt));
+    }
+
+    fn handle_over(&mut self, conversation: ConversationId, outcome: Outcome) {
+        self.notices.push(Notice::Over(conversation, outcome));
+    }
+}
