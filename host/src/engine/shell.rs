@@ -28,7 +28,7 @@ use tracing::{debug, trace, warn};
 
 use super::aead::RingAead;
 use super::readiness::{Readiness, Token};
-use super::stream::{Outside, Waking, kind_of};
+use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
 use super::workers::Workers;
 use crate::random::{SYSTEM, SystemRandom};
@@ -108,7 +108,7 @@ impl TokioShell {
 
     /// A conversation's connection, waking the engine.
     pub(crate) fn outside_tcp(&self, name: ConversationId, stream: TcpStream) -> Outside {
-        Outside::Tcp(Waking::new(stream, self.readiness.waker(Token::Conversation(name))))
+        Outside::Tcp(Breakable::new(stream, self.readiness.waker(Token::Conversation(name))))
     }
 }
 

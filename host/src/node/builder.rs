@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulbil_core::crypto::identity::{self, IdentitySecret};
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
@@ -240,7 +240,7 @@ impl NodeBuilder {
 
         let mut tasks = JoinSet::new();
         for contact in self.bootstrap {
-            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving));
+            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.doubts()));
         }
         if serving {
             let rotation = Rotation { keys, card, kind: self.onion_kind, period: self.rotation };
@@ -257,6 +257,7 @@ impl NodeBuilder {
                 hops: self.hops,
                 strictness: self.strictness,
                 reuse_paths: !self.reuse.is_zero(),
+                started: tokio::time::Instant::now(),
                 tasks: std::sync::Mutex::new(tasks),
             }),
         })
@@ -303,7 +304,8 @@ impl Card {
         let now = unix_time();
         let mut descriptor = Descriptor {
             identity: identity.public(),
-            sequence: now.0,
+            // Milliseconds, so that a node that restarts at once is believed at once.
+            sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             valid_from: now.saturating_sub(CLOCK_SLACK),
             valid_until: now.saturating_add(VALIDITY),
             protocol: ProtocolVersion::V1,

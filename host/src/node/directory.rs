@@ -57,6 +57,7 @@ enum Request {
 pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
+    doubts: std::sync::Arc<watch::Sender<u64>>,
     guards: watch::Receiver<Vec<NodeId>>,
 }
 
@@ -68,7 +69,8 @@ impl Directory {
         let (changed, changes) = watch::channel(0);
         let (drawn, drawn_guards) = watch::channel(guards);
         tokio::spawn(run(own, reuse, asked, changed, drawn));
-        Self { requests, changes, guards: drawn_guards }
+        let doubts = std::sync::Arc::new(watch::Sender::new(0));
+        Self { requests, changes, doubts, guards: drawn_guards }
     }
 
     /// The first hops in use, to be kept over a restart.
@@ -91,6 +93,12 @@ impl Directory {
     /// A hop did not do its part: paths with it are forgotten.
     pub(crate) fn failed(&self, node: NodeId) {
         let _stopped = self.requests.send(Request::Failed(node));
+        self.doubts.send_modify(|doubts| *doubts += 1);
+    }
+
+    /// Changes when a hop did not do its part: what is known of the network may be out of date.
+    pub(crate) fn doubts(&self) -> watch::Receiver<u64> {
+        self.doubts.subscribe()
     }
 
     /// A hop did its part.
@@ -98,7 +106,7 @@ impl Directory {
         let _stopped = self.requests.send(Request::Succeeded(node));
     }
 
-    /// Changes when a descriptor comes in.
+    /// Changes when a descriptor comes in that was not known.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -122,10 +130,12 @@ async fn run(
             Request::Insert(descriptor) => {
                 let node = descriptor.node();
                 match book.insert(*descriptor, now) {
-                    Ok(_) => book.record_success(&node),
+                    Ok(_) => {
+                        book.record_success(&node);
+                        changed.send_modify(|changes| *changes += 1);
+                    }
                     Err(refusal) => tracing::debug!(%refusal, "descriptor not taken"),
                 }
-                changed.send_modify(|changes| *changes += 1);
             }
             Request::Failed(node) => {
                 cache.forget_node(&node);

@@ -45,6 +45,7 @@ struct Inner {
     hops: bulbil_core::phonebook::HopCount,
     strictness: Strictness,
     reuse_paths: bool,
+    started: tokio::time::Instant,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
 }
