@@ -39,7 +39,10 @@ async fn a_stream_is_read_and_written_like_any_other() {
     let target = Target::start().await;
     let mut circuit = network.client.open(to(target.address), OpenOptions::default()).await.unwrap();
     // Written before anybody has answered.
-    circuit.write_all(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello").await.unwrap();
+    circuit
+        .write_all(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+        .await
+        .unwrap();
     assert_eq!(circuit.connected().await.unwrap(), target.address);
     assert_eq!(circuit.path().len(), 4);
     let last = circuit.path().last().unwrap().node;
@@ -116,7 +119,7 @@ async fn errors_say_what_went_wrong() {
     lonely.shutdown().await;
     assert!(lonely.status().await.is_none());
     let after = lonely.open("192.0.2.1:80".parse().unwrap(), OpenOptions::default()).await.err().unwrap();
-    assert!(matches!(after, OpenError::Shutdown | OpenError::NoPath(_)), "{after}");
+    assert_eq!(after, OpenError::Shutdown);
 
     let network = Network::start().await.unwrap();
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -168,8 +171,14 @@ async fn what_is_dropped_or_shut_down_is_gone() {
     let mut answers = network.client.send(to(target.address), endless.as_bytes(), kept).await.unwrap();
     let _first = answers.next().await.unwrap().unwrap();
     timeout(PATIENCE, network.shutdown()).await.expect("shutting down ends");
-    let rest = async { while circuit.read(&mut part).await? > 0 {} Ok::<_, std::io::Error>(()) };
+    let rest = async {
+        while circuit.read(&mut part).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
     assert!(timeout(PATIENCE, rest).await.unwrap().is_err(), "cut off, not ended");
-    let rest = async { while answers.next().await?.is_some() {} Ok::<_, OpenError>(()) };
+    let rest = async {
+        while answers.next().await?.is_some() {}
+        Ok::<_, OpenError>(())
+    };
     assert!(timeout(PATIENCE, rest).await.unwrap().is_err(), "cut off, not ended");
 }

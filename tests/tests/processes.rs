@@ -6,9 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use bulbil_tests::processes::{
-    NodeProcess, PATIENCE, Process, client_config, own_address, serving_config, start_node,
-};
+use bulbil_tests::processes::{NodeProcess, PATIENCE, Process, client_config, own_address, serving_config, start_node};
 use bulbil_tests::scratch::Scratch;
 use bulbil_tests::socks;
 use bulbil_tests::targets::Target;
@@ -113,7 +111,10 @@ async fn a_relay_that_is_killed_ends_the_transfer_and_the_next_request_goes_arou
         stream.read_exact(&mut part).await.unwrap();
         // A length would give a cut away; without one only the reset does.
         nodes[victim].process.kill();
-        let rest = async { while stream.read(&mut part).await? > 0 {} Ok::<_, std::io::Error>(()) };
+        let rest = async {
+            while stream.read(&mut part).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
         let ended = timeout(PATIENCE, rest).await.expect("the transfer ends");
         assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "not like an end");
 
@@ -188,7 +189,10 @@ async fn bulbil_net_serves_until_it_is_told_to_stop() {
     socks::request(&mut stream, "/slow?seconds=600").await.unwrap();
     let _first = stream.read_u8().await.unwrap();
     net.signal("INT");
-    let rest = async { let mut rest = Vec::new(); stream.read_to_end(&mut rest).await };
+    let rest = async {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await
+    };
     assert!(timeout(PATIENCE, rest).await.unwrap().is_err(), "cut off, not ended");
     assert_eq!(net.end().code(), Some(0), "{}", net.stderr());
 }
@@ -228,7 +232,9 @@ async fn a_hostile_neighbour_disturbs_nobody() {
         }
     }
     // Garbage at the proxy.
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x04\x01", b"\x05\x00", b"\x05\x01\x00\x05\x09\x00\x01", &[0xff; 4096]] {
+    for garbage in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x04\x01", b"\x05\x00", b"\x05\x01\x00\x05\x09\x00\x01", &[0xff; 4096]]
+    {
         let mut stream = tokio::net::TcpStream::connect(client.proxy()).await.unwrap();
         let _closed = stream.write_all(garbage).await;
         held.push(stream);

@@ -164,7 +164,13 @@ async fn two_hundred_downloads_at_the_same_time_all_arrive() {
         });
     }
     let begun = Instant::now();
-    timeout(PATIENCE, async { while let Some(done) = running.join_next().await { done.unwrap() } }).await.unwrap();
+    timeout(PATIENCE, async {
+        while let Some(done) = running.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await
+    .unwrap();
     eprintln!("200 downloads of {EACH} bytes in {:?}", begun.elapsed());
     world.end().await;
 }

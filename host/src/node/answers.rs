@@ -157,8 +157,8 @@ impl Answers {
         let outcome = self.talk.circuit.progress.borrow().outcome;
         if let Some(error) = outcome.as_ref().and_then(error_of) {
             // A path that broke while it was used is not the one for the next conversation.
-            let _another = outcome
-                .map(|outcome| self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts));
+            let _another =
+                outcome.map(|outcome| self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts));
             return Err(error);
         }
         if !self.options.sign {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::Target;
+use bulbil_core::wire::message::BeginOptions;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
