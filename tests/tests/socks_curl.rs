@@ -253,24 +253,15 @@ async fn a_break_on_one_side_is_a_break_on_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_gets_everything_after_the_server_has_gone() {
+async fn a_slow_reader_gets_everything_after_everybody_else_has_gone() {
     let world = World::start().await;
-    let len = 8 << 20;
+    let len = 2 << 20;
     let mut stream = connect(world.proxy, "127.0.0.1", world.target.port(), None).await.unwrap();
     socks::request(&mut stream, &format!("/bytes/{len}")).await.unwrap();
-    // Everything that fits anywhere along the path is on its way before the first byte is taken.
-    let mut peak = 0;
-    let filled = async {
-        loop {
-            let held = world.network.client.status().await.unwrap().usage.cells_held;
-            if held > 0 && held <= peak {
-                break;
-            }
-            peak = held;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), filled).await.unwrap();
+    // Both directions end, so the whole answer waits along the path. At full size it is read for longer than a circuit that closes may
+    // stand still (a minute): what counts is that it does not stand still.
+    stream.shutdown().await.unwrap();
+    let pause = Duration::from_millis(if big() { 3000 } else { 10 });
     let mut all = Vec::new();
     let mut part = vec![0; 1 << 16];
     loop {
@@ -278,6 +269,7 @@ async fn a_slow_reader_gets_everything_after_the_server_has_gone() {
             0 => break,
             read => all.extend_from_slice(&part[..read]),
         }
+        tokio::time::sleep(pause).await;
     }
     let body = all.len() - len;
     assert!(all.starts_with(b"HTTP/1.1 200 OK") && bulbil_host::target_server::matches(0, &all[body..]));

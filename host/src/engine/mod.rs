@@ -171,7 +171,10 @@ async fn run(
                 }
                 Ok(command) => handle_command(&mut driver, &mut shell, command, now),
                 Err(mpsc::error::TryRecvError::Empty) => break,
-                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    shell.end_conversations();
+                    return Ok(());
+                }
             }
         }
         while let Ok(stream) = accepted.try_recv() {
@@ -197,6 +200,7 @@ async fn run(
         if let Some((deadline, reply)) = stopping.take() {
             if driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= deadline {
                 driver.close_all(&mut shell, now);
+                shell.end_conversations();
                 let _nobody_waits = reply.send(());
                 return Ok(());
             }
@@ -221,7 +225,10 @@ async fn run(
                     stopping = Some((tokio::time::Instant::now() + STOP_GRACE, reply));
                 }
                 Some(command) => handle_command(&mut driver, &mut shell, command, now),
-                None => return Ok(()),
+                None => {
+                    shell.end_conversations();
+                    return Ok(());
+                }
             },
             () = tokio::time::sleep_until(wake) => {}
         }

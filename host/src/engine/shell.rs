@@ -19,7 +19,7 @@ use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::relay::onions::OnionIndex;
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::policy::Policy;
-use bulbil_core::wire::{EndReason, NodeId, Target, UnixTime};
+use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target, UnixTime};
 use embedded_io::ErrorKind;
 use rand_core::CryptoRng;
 use tokio::net::TcpStream;
@@ -104,6 +104,14 @@ impl TokioShell {
         // Records are written whole; waiting for more bytes would only delay the last ones.
         let _only_slower = stream.set_nodelay(true);
         Waking::new(stream, self.readiness.waker(Token::Link(link)))
+    }
+
+    /// The node stops: tells every conversation that is still open, before its stream goes, which would otherwise look like its end.
+    pub(crate) fn end_conversations(&mut self) {
+        for (_, progress) in self.conversations.drain() {
+            let outcome = Outcome { end: None, close: Some(CloseReason::Shutdown) };
+            progress.send_modify(|progress| progress.outcome = Some(outcome));
+        }
     }
 
     /// A conversation's connection, waking the engine.

@@ -117,9 +117,15 @@ impl Inner {
                 OpenError::NoPath(PathError::NoExitForPort(_)) => deadline.min(self.started + ACQUAINTANCE),
                 _ => deadline,
             };
-            match timeout_at(until, changes.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(OpenError::Shutdown),
+            let changed = async {
+                tokio::select! {
+                    changed = changes.changed() => changed.is_ok(),
+                    () = self.commands.closed() => false,
+                }
+            };
+            match timeout_at(until, changed).await {
+                Ok(true) => {}
+                Ok(false) => return Err(OpenError::Shutdown),
                 Err(_) => return Err(error),
             }
         }
