@@ -18,7 +18,7 @@ impl Node<'_> {
         if clients != self.origins.iter().filter(|slot| slot.0.is_some()).count() {
             return Err("origins and circuits of our own differ");
         }
-        if self.next_tick.is_none() && !(self.table.is_empty() && self.ports.len() == 0) {
+        if self.next_tick.is_none() && !(self.table.is_empty() && self.ports.is_empty()) {
             return Err("something is open and no deadline will be looked at");
         }
         Ok(())

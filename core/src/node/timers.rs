@@ -55,7 +55,7 @@ impl Node<'_> {
                 self.ports.touch(link);
             }
         }
-        let busy = !self.table.is_empty() || self.ports.len() > 0;
+        let busy = !self.table.is_empty() || !self.ports.is_empty();
         self.next_tick = busy.then(|| now.after(TICK));
     }
 
