@@ -221,6 +221,8 @@ fn calm(seed: u64) {
                 Behaviour::Reset(_) => assert_eq!(end, Some(EndReason::Reset)),
                 _ => {
                     assert_eq!(end, Some(EndReason::Done), "talk {talk}:\n{}", network.describe());
+                    // What the exit has written may still be on its way to the target.
+                    network.run_for(Duration::from_millis(200));
                     assert!(network.talk(talk).is_whole(), "talk {talk}:\n{}", network.describe());
                 }
             }
