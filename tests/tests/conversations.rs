@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bulbil_core::driver::LinkEnd;
 use bulbil_core::node::{Outcome, Patience};
 use bulbil_core::wire::{CloseReason, EndReason, OnionKeyKind};
 use bulbil_tests::sim::{Behaviour, Heard, Jobs, Network, Spec, TalkIndex, Wish, run};
@@ -190,9 +191,9 @@ fn a_hop_lost_in_the_middle_of_a_transfer_is_named_by_the_one_before_it() {
             let talk = network.open(0, &PATH, Wish::new(Behaviour::Source, 100)).unwrap();
             network.run_until(STEPS, |network| network.talk(talk).app().heard() > 50_000);
             if lost % 2 == 0 {
-                network.kill(lost)
+                network.kill(lost);
             } else {
-                network.cut(lost - 1, lost)
+                network.cut(lost - 1, lost);
             }
             finish(network, talk);
             let outcome = network.talk(talk).outcome().unwrap();
@@ -358,7 +359,6 @@ fn links_close_when_nobody_uses_them_the_connector_first() {
         for node in 0..5 {
             assert_eq!(network.usage(node).links, 0);
         }
-        use bulbil_core::driver::LinkEnd;
         assert_eq!((network.link_ends(0), network.link_ends(4)), (vec![LinkEnd::Idle], vec![LinkEnd::Closed]));
     });
 }

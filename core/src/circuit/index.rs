@@ -13,6 +13,11 @@ pub struct IndexSlot {
     entry: Option<(CircuitId, LinkId, CircuitIndex)>,
 }
 
+impl IndexSlot {
+    /// A place without an entry.
+    pub const EMPTY: Self = Self { entry: None };
+}
+
 /// The index over caller-given places, a power of two of them.
 pub struct Index<'m> {
     slots: &'m mut [IndexSlot],

@@ -23,6 +23,7 @@ pub mod config;
 mod opening;
 mod output;
 pub mod port;
+mod resources;
 mod role;
 mod talk;
 mod timers;
@@ -51,6 +52,7 @@ pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening};
 pub use port::{PeerLimits, PortSlot};
 use port::{Ports, REFUSALS};
+pub use resources::Resources;
 use role::Role;
 pub use talk::{Ask, Output};
 

@@ -24,7 +24,10 @@ const CONTROL_ROOM: u16 = 4;
 const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
 
 /// What an exit's conversation needs from the owner.
-#[expect(clippy::large_enum_variant, reason = "lives for one call, and there is no allocator")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once a conversation, taken apart at once, and there is no allocator"
+)]
 pub enum Ask<'a> {
     /// Connect to the target; answer with [`Node::handle_connected`] or [`Node::handle_failed`].
     Connect(&'a Target),

@@ -756,7 +756,7 @@ impl<'m, 'b> Network<'m, 'b> {
                 }
                 Notice::Receipt(name, receipt) => {
                     let talk = self.names[&(index, name)];
-                    assert!(self.talks[talk].receipt.replace(receipt).is_none(), "told twice");
+                    assert!(self.talks[talk].receipt.replace(*receipt).is_none(), "told twice");
                 }
                 Notice::Over(name, outcome) => {
                     // An exit's conversation may be over before its target was reached.
