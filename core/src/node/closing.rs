@@ -36,7 +36,9 @@ impl Node<'_> {
             // The client is gone or gave up: what it said last is not worth the wait. What waits for a client always is.
             entry.forward.close(&mut self.pool);
         }
-        let deliverable = !entry.forward.waiting().is_empty() && from == Some(Side::Inward);
+        // A circuit whose onion has not been opened has nowhere to deliver to.
+        let opening = matches!(entry.role, Role::Opening(_));
+        let deliverable = !entry.forward.waiting().is_empty() && from == Some(Side::Inward) && !opening;
         // A next hop that has said CLOSE takes no rest of an onion; any other that has the beginning must get the whole.
         let keep_started = from != Some(Side::Outward);
         if !deliverable && !self.drop_onion(index, keep_started) {
