@@ -241,6 +241,7 @@ impl Machine {
         descriptor.signature = identity.sign(&mut rng, &[SIGNING_CONTEXT, &bytes[..len]]).unwrap();
         let len = descriptor.emit(&mut bytes).unwrap();
         let config = Config {
+            half_open_links: 2,
             node: identity.node_id(),
             relay: true,
             exit: true,
