@@ -146,7 +146,7 @@ mod tests {
             size_of::<OriginSlot>(),
         ];
         assert_eq!(places, [440, 848, 12, 516, 5136, 1528]);
-        assert_eq!(size_of::<Small>(), 87_376);
+        assert_eq!(size_of::<Small>(), 87_392);
         assert_eq!(size_of::<Node<'_>>(), 504);
     }
 }
