@@ -187,7 +187,9 @@ impl Node<'_> {
         let deadline = now.after(self.config.patience.opening);
         let (forward, backward) = self.reserve_flows().ok_or(CloseReason::Busy)?;
         let port = self.ports.get(link).ok_or(CloseReason::Protocol)?;
-        let allowed = port.circuits < self.config.circuits_per_link && port.onions < self.config.onions_per_link;
+        let allowed = port.circuits < self.config.circuits_per_link
+            && port.onions < self.config.onions_per_link
+            && !self.table.is_full();
         let credit = port.limits().map_or(0, |limits| limits.credit);
         let mut circuit = Circuit {
             inward: End::Link(link, id),
