@@ -469,10 +469,12 @@ impl World<'_> {
     }
 
     fn drop_link(&mut self, link: LinkId) {
-        let Some(peer) = self.peers.remove(&link) else { return };
-        for (id, circuit) in peer.circuits {
-            self.history.insert((peer.number, id), circuit.said);
+        if let Some(peer) = self.peers.remove(&link) {
+            for (id, circuit) in peer.circuits {
+                self.history.insert((peer.number, id), circuit.said);
+            }
         }
+        // Without a peer it is one that the node wanted and gave up.
         self.node.handle_link_down(link, self.now);
     }
 
@@ -671,13 +673,12 @@ impl World<'_> {
                 self.conversations.push((name, Conversation::default()));
             }
         }
-        // More than the pool can hold for each.
-        for _ in 0..(CELLS + 4) * CIRCUITS {
-            if self.conversations.is_empty() {
-                break;
+        // More often than the pool has cells, and with room for all of them.
+        for _ in 0..CELLS + 4 {
+            for at in (0..self.conversations.len()).rev() {
+                self.output(at, 4096, 0);
+                assert_eq!(self.node.audit(), Ok(()));
             }
-            self.output(0, 4096, 0);
-            assert_eq!(self.node.audit(), Ok(()));
         }
         assert_eq!(self.node.usage(), Usage::default(), "something is left");
     }

@@ -130,6 +130,10 @@ impl Node<'_> {
 
     fn send_message(&mut self, index: CircuitIndex, body: &mut CellBody) {
         let Some(entry) = self.table.get_mut(index) else { return };
+        if entry.farewell.is_some() {
+            // The circuit ended while the outside was connecting or signing, and its room is given back.
+            return;
+        }
         let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
         if entry.farewell.is_some() {
             // Nobody is there to hear it, and its room has been given back.
