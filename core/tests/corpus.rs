@@ -20,13 +20,14 @@ struct Target {
     seeds: fn() -> Vec<Seed>,
 }
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     Target { name: "cell", check: fuzz::cell::check, seeds: fuzz::seeds::cell },
     Target { name: "message", check: fuzz::message::check, seeds: fuzz::seeds::message },
     Target { name: "descriptor", check: fuzz::descriptor::check, seeds: fuzz::seeds::descriptor },
     Target { name: "text", check: fuzz::text::check, seeds: fuzz::seeds::text },
     Target { name: "record", check: fuzz::record::check, seeds: fuzz::seeds::record },
     Target { name: "onion", check: fuzz::onion::check, seeds: fuzz::seeds::onion },
+    Target { name: "node", check: fuzz::node::check, seeds: fuzz::seeds::node },
 ];
 
 fn fuzz_folder() -> PathBuf {
@@ -87,6 +88,11 @@ fn replays_record() {
 #[test]
 fn replays_onion() {
     target("onion").replay();
+}
+
+#[test]
+fn replays_node() {
+    target("node").replay();
 }
 
 /// A target that is fuzzed but not replayed would rot.

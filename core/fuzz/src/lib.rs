@@ -14,6 +14,7 @@ pub mod cell;
 pub mod descriptor;
 pub mod message;
 pub mod model;
+pub mod node;
 pub mod onion;
 pub mod record;
 pub mod script;

@@ -221,6 +221,41 @@ pub fn onion() -> Vec<Seed> {
     ]
 }
 
+/// What may happen to a node, as [`super::node`] reads it.
+pub fn node() -> Vec<Seed> {
+    // A link with credit 101; a whole onion; its job; what it tells the node to do.
+    let opened = |told: u8| [0, 0, 100, 1, 0, 0, 3, 4, 0, told];
+    let (exit, relay, rejected) = (opened(0xf0), opened(5), opened(0xff));
+    let (exit, relay) = (&exit[..], &relay[..]);
+    const BEGIN: &[u8] = &[6, 0, 0, 0, 5];
+    const CONNECT: &[u8] = &[13, 0, 200, 0, 0];
+    const SAY: &[u8] = &[7, 0, 0, 99, 99];
+    const SAY_FIN: &[u8] = &[7, 0, 0, 0, 0];
+    const ANSWER: &[u8] = &[13, 0, 9, 7, 0];
+    const ANSWER_FIN: &[u8] = &[13, 0, 96, 0, 0];
+    const READ: &[u8] = &[13, 0, 200, 7, 0];
+    const PUMP: &[u8] = &[12, 255];
+    const LINK_UP: &[u8] = &[12, 0, 200];
+    const LATER: &[u8] = &[14, 255];
+    let seeds: [(&str, &[&[u8]]); 14] = [
+        ("onion-rejected", &[&[0], &rejected, PUMP]),
+        ("role-refused", &[&[2], exit, PUMP]),
+        ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
+        ("exit-answers", &[&[0], exit, BEGIN, CONNECT, ANSWER, PUMP, &[9, 0, 0, 200], ANSWER, PUMP]),
+        ("exit-signs", &[&[0], exit, &[6, 0, 0, 1, 5], CONNECT, SAY_FIN, READ, ANSWER, ANSWER_FIN, READ, PUMP]),
+        ("exit-finishes", &[&[0], exit, BEGIN, CONNECT, ANSWER_FIN, SAY_FIN, READ, READ, READ, PUMP]),
+        ("exit-refuses", &[&[0], exit, BEGIN, &[13, 0, 0, 0, 0], PUMP]),
+        ("early-cells", &[&[0, 0, 100, 1, 0, 0], BEGIN, SAY, &[3, 4, 0, 0xf0], CONNECT, READ]),
+        ("beyond-credit", &[&[0], exit, BEGIN, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY]),
+        ("passing", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[8, 1, 0, 7], PUMP]),
+        ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),
+        ("next-hop-lost", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[15, 1], PUMP]),
+        ("expires", &[&[0], exit, BEGIN, CONNECT, LATER, LATER, LATER, PUMP, LATER, PUMP]),
+        ("own-circuit", &[&[0, 14, 9, 3], &[5; 8], LINK_UP, PUMP, ANSWER, PUMP, &[8, 0, 0, 7]]),
+    ];
+    seeds.map(|(name, parts)| (name, parts.concat())).into()
+}
+
 fn limits(cells: u16, credit: u16) -> LinkLimits {
     LinkLimits {
         record_cells: RecordCells::new(cells).expect("1 to 127"),

@@ -400,9 +400,13 @@ impl Node<'_> {
             }
             self.receive(index, Side::Inward, &mut body, now);
         }
-        if let Some(entry) = self.table.get(index)
+        let idle = now.after(self.config.patience.idle);
+        if let Some(entry) = self.table.get_mut(index)
             && entry.outward == End::Conversation
         {
+            if early > 0 && entry.farewell.is_none() {
+                entry.deadline = idle;
+            }
             self.list_attention(index);
         }
     }

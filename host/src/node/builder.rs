@@ -14,7 +14,6 @@ use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::policy::Policy;
 use bulbil_core::wire::{Descriptor, NodeId, OnionKeyKind, ProtocolVersion, Roles, UnixTime};
 use rand_core::Rng as _;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -26,7 +25,7 @@ use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
 use crate::engine::shell::{Keys, TokioShell, unix_time};
 use crate::engine::workers::Workers;
-use crate::engine::{self, Command};
+use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
@@ -36,8 +35,6 @@ const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
 /// Circuits that are built at one time; the others wait.
 const BUILDING: usize = 64;
-/// Connections that listeners may hand over before the engine has taken them.
-const ACCEPTED: usize = 64;
 
 /// Describes a node; [`NodeBuilder::start`] starts it.
 pub struct NodeBuilder {
@@ -175,7 +172,7 @@ impl NodeBuilder {
         let mut addresses = Vec::new();
         for address in &self.listen {
             let failed = |error| StartError(format!("cannot listen on {address}: {error}; is another node using it?"));
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let listener = listen(address).map_err(failed)?;
             addresses.push(listener.local_addr().map_err(failed)?);
             listeners.push(listener);
         }
@@ -221,7 +218,6 @@ impl NodeBuilder {
         };
         let directory = Directory::start(keys.node, self.reuse, self.guards);
         let (commands, asked) = mpsc::unbounded_channel();
-        let (accepted, arriving) = mpsc::channel(ACCEPTED);
         let (done, finished) = mpsc::unbounded_channel();
         let shown = {
             let directory = directory.clone();
@@ -239,18 +235,10 @@ impl NodeBuilder {
             shown,
             random: SYSTEM,
         };
-        // Tokio's budget per poll is meant for tasks that forget others; the engine yields by itself.
-        let engine = engine::run(config, self.sizes, shell, asked, arriving, finished);
-        tokio::spawn(tokio::task::coop::unconstrained(async move {
-            if let Err(error) = engine.await {
-                tracing::error!(error, "the node could not start");
-            }
-        }));
+        let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
+        engine.start().map_err(|error| StartError(format!("cannot start the node's thread: {error}")))?;
 
         let mut tasks = JoinSet::new();
-        for listener in listeners {
-            tasks.spawn(keeper::accept(listener, accepted.clone()));
-        }
         for contact in self.bootstrap {
             tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.doubts()));
         }
@@ -274,6 +262,13 @@ impl NodeBuilder {
             }),
         })
     }
+}
+
+fn listen(address: &SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    // With SO_REUSEADDR, which the standard library sets: a restarted node does not wait for its old connections to be forgotten.
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// Room that every circuit has from the beginning, in each direction: enough for a small answer without waiting.

@@ -1,4 +1,4 @@
-//! What runs beside a node's engine: listeners, the first contacts, the rotation of the onion key.
+//! What runs beside a node's engine: the first contacts, the rotation of the onion key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,7 @@ use std::time::Duration;
 use bulbil_core::crypto::kem::OnionSecret;
 use bulbil_core::wire::{NodeId, OnionKeyKind};
 use rand_core::Rng as _;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -29,25 +28,6 @@ const SPACING_MAX: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(4);
 /// Between two looks at whether the replay set has filled up.
 const ROTATION_CHECK: Duration = Duration::from_secs(30);
-/// After the system refuses to accept a connection, for want of file descriptors mostly.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Hands accepted connections to the engine. When that is behind, so is the listener, and the system's own queue holds the rest.
-pub(super) async fn accept(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if accepted.send(stream).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                warn!(%error, "a connection could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
 
 /// Learns a node's descriptor, and keeps it fresh. `doubts` changes when a path fails: then the node is asked again, whether or
 /// not it answered before, because it may have restarted with a new onion key or come back.

@@ -87,6 +87,8 @@ impl CircuitStream {
             let moved = tokio::io::copy_bidirectional(&mut self, &mut tcp).await;
             return moved.map(|_| ()).map_err(|_| self.circuit.failure().unwrap_or(OpenError::Shutdown));
         }
+        // The engine has an event loop of its own; the connection moves there.
+        let tcp = tcp.into_std().map_err(|_| OpenError::Shutdown)?;
         self.circuit.command(Command::AttachTcp(self.circuit.name, tcp));
         let ended = self.circuit.progress.wait_for(|progress| progress.outcome.is_some()).await;
         let outcome = ended.map_err(|_| OpenError::Shutdown)?.outcome;

@@ -37,7 +37,8 @@ pub use self::node::Spec;
 pub use self::shell::Jobs;
 pub use self::world::{NodeIndex, TalkIndex};
 
-use self::node::{SimNode, Tables, Token};
+pub(crate) use self::node::Tables;
+use self::node::{SimNode, Token};
 use self::shell::{Notice, SimShell};
 use self::stream::SimStream;
 use self::world::{Event, Owner, Shared, StreamId, World};
@@ -279,6 +280,12 @@ impl<'m, 'b> Network<'m, 'b> {
     #[must_use]
     pub fn counters(&self, node: NodeIndex) -> Counters {
         *self.nodes[node].driver.node().counters()
+    }
+
+    /// Whether a node's replay set is full.
+    #[must_use]
+    pub fn is_rotation_due(&self, node: NodeIndex) -> bool {
+        self.nodes[node].driver.node().is_rotation_due()
     }
 
     /// How links of a node have ended, in order.

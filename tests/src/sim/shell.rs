@@ -40,7 +40,7 @@ pub(super) enum Notice {
 }
 
 /// The machine around one simulated node.
-pub(super) struct SimShell {
+pub(crate) struct SimShell {
     pub(super) world: Shared,
     pub(super) index: NodeIndex,
     pub(super) node: NodeId,
