@@ -1,2 +1,7 @@
-//! The bulbil command.
-fn main() {}
+//! The command `bulbil`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bulbil_host::commands::main(std::env::args_os())
+}

@@ -2,4 +2,8 @@
 
 pub mod fixture;
 pub mod mesh;
+pub mod processes;
+pub mod scratch;
 pub mod sim;
+pub mod socks;
+pub mod targets;

@@ -10,7 +10,7 @@ pub mod table;
 
 /// A link's name: its place in this node's table of links, and which of the place's links it is, so that a late answer for an old one
 /// is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LinkId {
     slot: u16,
     generation: u16,

@@ -30,8 +30,9 @@ const _: () = assert!(LINK_BUFFER_MIN >= record_len(1) && LINK_BUFFER_MIN > LENG
 /// A link whose peer takes nothing for so long is closed.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Bytes that one link may bring in before others have their turn.
-const TURN: usize = 8 * RECORD_LEN_MAX;
+/// Bytes that one link may bring in before others have their turn, and before what came is sent on: little enough that the cells are
+/// still in the processor's cache by then.
+const TURN: usize = 2 * RECORD_LEN_MAX;
 
 /// Why a link ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -128,8 +128,9 @@ impl<S: Shell> Driver<'_, '_, S> {
             match self.node.poll_output(name, self.scratch, now) {
                 Output::Nothing => return More::No,
                 Output::Over(outcome) => {
-                    self.forget(name);
+                    // In this order: who reads the stream's end finds the outcome there already.
                     shell.handle_over(name, outcome);
+                    self.forget(name);
                     return More::No;
                 }
                 Output::Finish => {
@@ -189,8 +190,9 @@ impl<S: Shell> Driver<'_, '_, S> {
     fn lose(&mut self, shell: &mut S, name: ConversationId, now: Instant) {
         self.node.handle_failed(name, EndReason::Reset, now);
         self.node.close_conversation(name, false, now);
-        self.forget(name);
+        // In this order: who finds the stream broken finds the outcome there already.
         shell.handle_over(name, Outcome { end: None, close: None });
+        self.forget(name);
     }
 
     fn stream(&mut self, name: ConversationId) -> Option<&mut S::OutsideStream> {

@@ -38,6 +38,10 @@ impl Node<'_> {
         if reason != CloseReason::Finished {
             // The client is gone or gave up: what it said last is not worth the wait. What waits for a client always is.
             entry.forward.close(&mut self.pool);
+            if let Role::Exiting(_, exit) = &mut entry.role {
+                // Nor must what the target has got of it look like the whole.
+                exit.halves.finish_received = false;
+            }
         }
         let deliverable = !entry.forward.waiting().is_empty()
             && from == Some(Side::Inward)
@@ -109,7 +113,7 @@ impl Node<'_> {
         if let Some(entry) = self.table.get_mut(index)
             && let Role::Exiting(_, exit) = &mut entry.role
         {
-            exit.end();
+            exit.end(false);
         }
         self.wind_up(index, close, None, now);
     }
@@ -127,7 +131,7 @@ impl Node<'_> {
         }
         let Some(entry) = self.table.get_mut(index) else { return };
         if let Role::Exiting(_, exit) = &mut entry.role {
-            exit.end();
+            exit.end(end == Some(EndReason::Done) && entry.forward.waiting().is_empty());
         }
         entry.forward.close(&mut self.pool);
         self.wind_up(index, close, None, now);

@@ -23,6 +23,8 @@ pub struct Config {
     pub circuits_per_link: u32,
     /// Onions of one link that may be here at once, arriving or being opened.
     pub onions_per_link: u16,
+    /// Links of others whose handshake has not ended.
+    pub half_open_links: u16,
     /// How long things may take.
     pub patience: Patience,
 }
@@ -67,8 +69,8 @@ impl Config {
         if self.limits.credit.value() < WINDOW_MIN {
             return Err("the initial credit must be at least 8 cells: a conversation's control messages need them");
         }
-        if self.circuits_per_link == 0 || self.onions_per_link == 0 {
-            return Err("a link must be allowed at least one circuit and one onion");
+        if self.circuits_per_link == 0 || self.onions_per_link == 0 || self.half_open_links == 0 {
+            return Err("circuits and onions of a link and half-open links must be allowed at least one each");
         }
         Ok(())
     }

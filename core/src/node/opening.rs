@@ -62,13 +62,35 @@ impl core::fmt::Display for OpenRefused {
 
 impl Node<'_> {
     /// A peer has connected: takes a place for its link, or `None` if all are taken (the owner closes the connection).
+    ///
+    /// Too many half-open links cost the oldest of them its place, not the newcomer: otherwise whoever opens links and says nothing
+    /// keeps everybody else out, while an honest handshake is over long before it is the oldest. For the same reason the last
+    /// place but one is taken from the link that has been without circuits for longest.
     pub fn accept_link(&mut self, now: Instant) -> Option<LinkId> {
         if self.stopping {
             return None;
         }
+        let half_open =
+            |port: &Port| port.side == Side::Inward && matches!(port.stage, Stage::Opening | Stage::AwaitingHello);
+        if self.ports.iter().filter(|(_, port)| half_open(port)).count() >= usize::from(self.config.half_open_links) {
+            self.evict(half_open);
+        }
+        if self.ports.len() + 1 >= self.ports.capacity() {
+            self.evict(|port| port.side == Side::Inward && port.circuits == 0 && port.stage != Stage::Closing);
+        }
         let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
         self.arm(now);
         Some(link)
+    }
+
+    /// Has that link closed, of those that `may_go`, which will reach its deadline first.
+    fn evict(&mut self, may_go: impl Fn(&Port) -> bool) {
+        let oldest = self.ports.iter().filter(|(_, port)| may_go(port)).min_by_key(|(_, port)| port.deadline);
+        let Some((link, _)) = oldest else { return };
+        if let Some(port) = self.ports.get_mut(link) {
+            port.stage = Stage::Closing;
+            self.ports.touch(link);
+        }
     }
 
     /// A link on which a circuit to `node` can be opened: one that exists, or a new one to `address`. `None` if no place is free.

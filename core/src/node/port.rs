@@ -177,18 +177,18 @@ impl<'m> Ports<'m> {
         self.used
     }
 
-    /// Whether no link is in the table.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.used == 0
-    }
-
     /// Adds a link; `None` if the table is full.
     pub fn insert(&mut self, port: Port) -> Option<LinkId> {
         let at = self.slots.iter().position(|slot| slot.port.is_none())?;
         self.slots[at].port = Some(port);
         self.used += 1;
         Some(LinkId::new(at as u16, self.slots[at].generation))
+    }
+
+    /// Whether no link is in the table.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.used == 0
     }
 
     /// Removes a link. Its lists must be empty.
@@ -228,9 +228,10 @@ impl<'m> Ports<'m> {
 
     /// Every link.
     pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Port)> {
-        (0u16..=u16::MAX)
-            .zip(self.slots.iter())
-            .filter_map(|(at, slot)| Some((LinkId::new(at, slot.generation), slot.port.as_ref()?)))
+        let all = (0u16..=u16::MAX).zip(self.slots.iter());
+        let used = all.filter_map(|(at, slot)| Some((LinkId::new(at, slot.generation), slot.port.as_ref()?)));
+        // Links take the first free place, so those in use lie in front: the search ends with the last of them.
+        used.take(self.used)
     }
 
     /// The link in the place numbered `at`.

@@ -24,10 +24,7 @@ const CONTROL_ROOM: u16 = 4;
 const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
 
 /// What an exit's conversation needs from the owner.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once a conversation, taken apart at once, and there is no allocator"
-)]
+#[expect(clippy::large_enum_variant, reason = "lives for one call, and there is no allocator")]
 pub enum Ask<'a> {
     /// Connect to the target; answer with [`Node::handle_connected`] or [`Node::handle_failed`].
     Connect(&'a Target),
@@ -319,12 +316,7 @@ impl Node<'_> {
             }
             return Output::Bytes(len);
         }
-        if over || entry.farewell.is_some() {
-            let close = entry.farewell;
-            let end = self.origin_mut(name).and_then(|origin| origin.ended());
-            self.detach_conversation(index, side, now);
-            return Output::Over(Outcome { end, close });
-        }
+        // Before the outcome: a stream that is let go of without its end counts as broken.
         if ready && halves.finish_received && !halves.finish_delivered {
             if let Some(halves) = self.halves_mut(name) {
                 halves.finish_delivered = true;
@@ -336,6 +328,12 @@ impl Node<'_> {
                 self.end_conversation(index, Some(EndReason::Done), CloseReason::Finished, now);
             }
             return Output::Finish;
+        }
+        if over || entry.farewell.is_some() {
+            let close = entry.farewell;
+            let end = self.origin_mut(name).and_then(|origin| origin.ended());
+            self.detach_conversation(index, side, now);
+            return Output::Over(Outcome { end, close });
         }
         Output::Nothing
     }
@@ -349,12 +347,13 @@ impl Node<'_> {
     pub fn handle_written(&mut self, name: ConversationId, written: usize, now: Instant) {
         let Some(index) = self.table.find(name) else { return };
         let growth = self.config.growth();
-        let idle = now.after(self.config.patience.idle);
+        let patience = self.config.patience;
         let Some(mut taken) = self.halves_mut(name).map(|halves| usize::from(halves.taken) + written) else { return };
         let Some(entry) = self.table.get_mut(index) else { return };
         let Some(side) = going_out(&entry.role) else { return };
-        // Whatever is left of a circuit that ends lives as long as it moves.
-        entry.deadline = idle.max(entry.deadline);
+        // Who takes what waits, however slowly, gets all of it. Our own application may take its time as before.
+        let draining = entry.farewell.is_some() && matches!(entry.role, Role::Exiting(..));
+        entry.deadline = now.after(if draining { patience.draining } else { patience.idle });
         let flow = entry.leaving(side);
         while let Some(len) = self.pool.front(flow.waiting()).map(|body| payload_of(body).len())
             && taken >= len

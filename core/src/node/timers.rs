@@ -71,6 +71,10 @@ impl Node<'_> {
         }
         entry.forward.close(&mut self.pool);
         entry.backward.close(&mut self.pool);
+        if let Role::Exiting(_, exit) = &mut entry.role {
+            // What was thrown away must not look like the end.
+            exit.halves.finish_received = false;
+        }
         self.wind_up(index, CloseReason::TimedOut, None, now);
     }
 }

@@ -7,13 +7,20 @@ use rand_core::CryptoRng;
 use super::{Guards, Path, PathError, PathRequest, Phonebook};
 use crate::wire::{NodeId, UnixTime};
 
-/// How long a path is used.
+/// How long a path is used, unless the owner decides otherwise.
 pub const PATH_LIFETIME: Duration = Duration::from_secs(600);
 
 /// What keeps conversations apart: those with different keys never share a path. For a SOCKS client a hash over its
 /// credentials and the destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IsolationKey(pub [u8; 32]);
+
+impl core::fmt::Debug for IsolationKey {
+    /// Says nothing: the key tells who talks to whom.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("IsolationKey")
+    }
+}
 
 /// A place in a [`PathCache`].
 #[derive(Clone)]
@@ -24,9 +31,9 @@ pub struct CachedPath {
 }
 
 impl CachedPath {
-    fn is_alive_at(&self, now: UnixTime) -> bool {
+    fn is_alive_at(&self, now: UnixTime, lifetime: Duration) -> bool {
         // A path from the future means that the clock was set back: its age is not known, so it is not used again.
-        now.since(self.chosen).is_some_and(|age| age < PATH_LIFETIME)
+        now.since(self.chosen).is_some_and(|age| age < lifetime)
     }
 }
 
@@ -34,14 +41,15 @@ impl CachedPath {
 /// is forgotten, which costs its isolation key a new path and nothing else.
 pub struct PathCache<'m> {
     places: &'m mut [Option<CachedPath>],
+    lifetime: Duration,
 }
 
 impl<'m> PathCache<'m> {
-    /// An empty cache in `places`.
+    /// An empty cache in `places`, whose paths are used for `lifetime` (by default [`PATH_LIFETIME`]).
     #[must_use]
-    pub fn new(places: &'m mut [Option<CachedPath>]) -> Self {
+    pub fn new(places: &'m mut [Option<CachedPath>], lifetime: Duration) -> Self {
         places.fill(None);
-        Self { places }
+        Self { places, lifetime }
     }
 
     /// The path that `key` uses: the cached one as long as it lives and [`Phonebook::allows`] it, otherwise a new one, which
@@ -69,15 +77,16 @@ impl<'m> PathCache<'m> {
     #[must_use]
     pub fn get(&self, key: IsolationKey, now: UnixTime) -> Option<&Path> {
         let cached = self.places.iter().flatten().find(|cached| cached.key == key)?;
-        cached.is_alive_at(now).then_some(&cached.path)
+        cached.is_alive_at(now, self.lifetime).then_some(&cached.path)
     }
 
     /// Gives `key` a path, in place of the one that it has.
     pub fn insert(&mut self, key: IsolationKey, path: Path, now: UnixTime) {
+        let lifetime = self.lifetime;
         let place = self.places.iter_mut().min_by_key(|place| match place {
             Some(cached) if cached.key == key => (0, UnixTime(0)),
             None => (1, UnixTime(0)),
-            Some(cached) if !cached.is_alive_at(now) => (2, UnixTime(0)),
+            Some(cached) if !cached.is_alive_at(now, lifetime) => (2, UnixTime(0)),
             Some(cached) => (3, cached.chosen),
         });
         if let Some(place) = place {
@@ -141,7 +150,7 @@ mod tests {
     fn a_key_keeps_its_path_for_ten_minutes() {
         with_book(|book, path_for| {
             let mut places = [const { None }; 4];
-            let mut cache = PathCache::new(&mut places);
+            let mut cache = PathCache::new(&mut places, PATH_LIFETIME);
             let first = path_for(book, &mut cache, 1, 0);
             assert_ne!(path_for(book, &mut cache, 2, 0), first, "another key");
             assert_eq!(path_for(book, &mut cache, 1, 599), first);
@@ -158,7 +167,7 @@ mod tests {
     fn the_oldest_path_gives_way() {
         with_book(|book, path_for| {
             let mut places = [const { None }; 3];
-            let mut cache = PathCache::new(&mut places);
+            let mut cache = PathCache::new(&mut places, PATH_LIFETIME);
             let paths: std::vec::Vec<_> = (0..3).map(|n| path_for(book, &mut cache, n, 10 - u64::from(n))).collect();
             path_for(book, &mut cache, 3, 11);
             assert_eq!(cache.get(key(2), at(11)), None, "chosen first");
@@ -175,7 +184,7 @@ mod tests {
     fn a_path_that_is_not_allowed_any_more_is_replaced() {
         with_book(|book, path_for| {
             let mut places = [const { None }; 4];
-            let mut cache = PathCache::new(&mut places);
+            let mut cache = PathCache::new(&mut places, PATH_LIFETIME);
             let first = path_for(book, &mut cache, 1, 0);
             book.remove(&first.hops()[1].node);
             let second = path_for(book, &mut cache, 1, 0);
@@ -189,7 +198,7 @@ mod tests {
     #[test]
     fn no_place_means_a_new_path_each_time() {
         with_book(|book, path_for| {
-            let mut cache = PathCache::new(&mut []);
+            let mut cache = PathCache::new(&mut [], PATH_LIFETIME);
             assert_ne!(path_for(book, &mut cache, 1, 0), path_for(book, &mut cache, 1, 0));
         });
     }

@@ -175,8 +175,9 @@ impl Exit {
             && (self.options.once || self.halves.finish_delivered)
     }
 
-    /// The conversation is over.
-    pub const fn end(&mut self) {
+    /// The conversation is over. Unless it ended well and the target got everything, what it got must not look like the whole request.
+    pub const fn end(&mut self, whole: bool) {
         self.stage = Stage::Over;
+        self.halves.finish_received &= whole;
     }
 }

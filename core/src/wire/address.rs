@@ -248,9 +248,11 @@ impl core::str::FromStr for Target {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return if address.port() == 0 { Err(WireError::Invalid) } else { Ok(address.into()) };
         }
-        let (name, port) = text.rsplit_once(':').ok_or(WireError::Invalid)?;
-        let port = port.parse().ok().filter(|&port: &u16| port != 0).ok_or(WireError::Invalid)?;
-        Ok(Self::Tcp(Host::Name(Name::new(name)?), port))
+        let (name, digits) = text.rsplit_once(':').ok_or(WireError::Invalid)?;
+        // `u16::from_str` would also take a plus sign, and so make a name of the address in `192.0.2.1:+80`.
+        let digits = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let port = digits.and_then(|digits| digits.parse().ok()).filter(|&port| port != 0);
+        Ok(Self::Tcp(Host::Name(Name::new(name)?), port.ok_or(WireError::Invalid)?))
     }
 }
 
@@ -369,6 +371,8 @@ mod tests {
             "a",
             "a:",
             "a:0",
+            "a:+80",
+            "192.0.2.1:+80",
             "a:65536",
             "a b:80",
             "-a:80",

@@ -1,4 +1,4 @@
-//! The memory of a host's node: as much as its configuration says, allocated once at the start. Pages that are never used cost nothing.
+//! The memory of a host's node: as much as its configuration says, allocated once at the start, and never more.
 
 use bulbil_core::circuit::index::IndexSlot;
 use bulbil_core::circuit::pool::PoolSlot;
@@ -28,9 +28,9 @@ pub struct Sizes {
 }
 
 impl Default for Sizes {
-    /// Room for a busy relay in about 80 MiB, of which an idle node touches a few.
+    /// Room for a busy relay, in about 130 MiB.
     fn default() -> Self {
-        Self { links: 1024, circuits: 8192, cells: 1 << 16, onions: 1024, origins: 2048, replay: 1 << 20 }
+        Self { links: 1024, circuits: 16_384, cells: 1 << 17, onions: 1024, origins: 4096, replay: 1 << 20 }
     }
 }
 

@@ -19,7 +19,7 @@ use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::relay::onions::OnionIndex;
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::policy::Policy;
-use bulbil_core::wire::{EndReason, NodeId, Target, UnixTime};
+use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target, UnixTime};
 use embedded_io::ErrorKind;
 use rand_core::CryptoRng;
 use tokio::net::TcpStream;
@@ -28,10 +28,10 @@ use tracing::{debug, trace, warn};
 
 use super::aead::RingAead;
 use super::readiness::{Readiness, Token};
-use super::stream::{Outside, Waking, kind_of};
+use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
 use super::workers::Workers;
-use crate::random::SystemRandom;
+use crate::random::{SYSTEM, SystemRandom};
 
 /// How long a link's connection may take to be made.
 const LINK_CONNECT: Duration = Duration::from_secs(8);
@@ -64,9 +64,13 @@ pub(crate) struct Progress {
 /// What came of an attempt to meet a node.
 pub(crate) type Met = Result<(Box<VerifiedDescriptor>, UnixTime), LinkEnd>;
 
+/// Takes the descriptors that links show, with the time that their nodes believe in.
+pub(crate) type Shown = Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>;
+
 /// A node's secrets.
 pub(crate) struct Keys {
-    pub identity: IdentitySecret,
+    /// None for a client that answers no links.
+    pub identity: Option<IdentitySecret>,
     pub link: LinkSecret,
     pub onion: RwLock<OnionKeys>,
     pub node: NodeId,
@@ -85,7 +89,7 @@ pub(crate) struct TokioShell {
     /// Who waits to hear of a link.
     pub contacts: HashMap<LinkId, Vec<tokio::sync::oneshot::Sender<Met>>>,
     /// Descriptors that links have shown, for the phonebook.
-    pub shown: Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>,
+    pub shown: Shown,
     pub random: SystemRandom,
 }
 
@@ -102,9 +106,17 @@ impl TokioShell {
         Waking::new(stream, self.readiness.waker(Token::Link(link)))
     }
 
+    /// The node stops: tells every conversation that is still open, before its stream goes, which would otherwise look like its end.
+    pub(crate) fn end_conversations(&mut self) {
+        for (_, progress) in self.conversations.drain() {
+            let outcome = Outcome { end: None, close: Some(CloseReason::Shutdown) };
+            progress.send_modify(|progress| progress.outcome = Some(outcome));
+        }
+    }
+
     /// A conversation's connection, waking the engine.
     pub(crate) fn outside_tcp(&self, name: ConversationId, stream: TcpStream) -> Outside {
-        Outside::Tcp(Waking::new(stream, self.readiness.waker(Token::Conversation(name))))
+        Outside::Tcp(Breakable::new(stream, self.readiness.waker(Token::Conversation(name))))
     }
 }
 
@@ -136,7 +148,7 @@ impl Shell for TokioShell {
         let (done, keys, mut onion) = (self.done.clone(), Arc::clone(&self.keys), Box::new(*onion));
         self.workers.run(move || {
             let onion_keys = keys.onion.read().unwrap_or_else(PoisonError::into_inner);
-            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SystemRandom);
+            let peeled = peel(&mut onion, &keys.node, &onion_keys, &mut SYSTEM.clone());
             drop(onion_keys);
             let _engine_gone = done.send(Done::Peeled(job, peeled, onion));
         });
@@ -145,9 +157,10 @@ impl Shell for TokioShell {
 
     fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; RSA_LEN])> {
         let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), unix_time());
-        let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time);
+        let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time.0);
         self.workers.run(move || {
-            let signature = parts.ok().and_then(|parts| parts.sign(&keys.identity, &mut SystemRandom).ok());
+            let signature = parts.ok().zip(keys.identity.as_ref());
+            let signature = signature.and_then(|(parts, identity)| parts.sign(identity, &mut SYSTEM.clone()).ok());
             let _engine_gone = done.send(match signature {
                 Some(signature) => Done::Signed(conversation, time, Box::new(signature)),
                 None => Done::Unsigned(conversation),
@@ -156,8 +169,8 @@ impl Shell for TokioShell {
         None
     }
 
-    fn link_secret(&self) -> &LinkSecret {
-        &self.keys.link
+    fn link_secret(&mut self) -> (&LinkSecret, &mut dyn CryptoRng) {
+        (&self.keys.link, &mut self.random)
     }
 
     fn descriptor(&self) -> &[u8] {
@@ -173,7 +186,7 @@ impl Shell for TokioShell {
     }
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
-        debug!(link = link.0, "link up");
+        debug!(link = link.slot(), "link up");
         (self.shown)(descriptor, time);
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Ok((Box::new(descriptor.clone()), time)));
@@ -182,9 +195,9 @@ impl Shell for TokioShell {
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
         match end {
-            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.0, %end, "link ended"),
-            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.0, %end, "link refused"),
-            _ => debug!(link = link.0, %end, "link failed"),
+            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.slot(), %end, "link ended"),
+            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.slot(), %end, "link refused"),
+            _ => debug!(link = link.slot(), %end, "link failed"),
         }
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Err(end));

@@ -19,7 +19,7 @@ const ADDRESSES: usize = 4;
 /// Connects to `target`; what is answered otherwise is told to the client.
 pub(crate) async fn connect(target: &Target, policy: &Policy) -> Result<(TcpStream, SocketAddr), EndReason> {
     let addresses = match target {
-        Target::Service(_) => return Err(EndReason::NoSuchService),
+        Target::Service(_) => return Err(EndReason::NoService),
         Target::Tcp(Host::Ip(ip), port) => vec![SocketAddr::new(*ip, *port)],
         Target::Tcp(Host::Name(name), port) => resolve(name.as_str(), *port).await?,
     };
@@ -43,9 +43,9 @@ async fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, EndReason> {
     match timeout(RESOLVE, lookup_host((name, port))).await {
         Ok(Ok(addresses)) => {
             let addresses: Vec<_> = addresses.collect();
-            if addresses.is_empty() { Err(EndReason::Unresolved) } else { Ok(addresses) }
+            if addresses.is_empty() { Err(EndReason::NotResolved) } else { Ok(addresses) }
         }
-        Ok(Err(_)) => Err(EndReason::Unresolved),
+        Ok(Err(_)) => Err(EndReason::NotResolved),
         Err(_) => Err(EndReason::TimedOut),
     }
 }
@@ -78,9 +78,9 @@ mod tests {
         drop(listener);
         assert_eq!(connect(&address.into(), &loopback).await.unwrap_err(), EndReason::Refused);
         let unknown: Target = "no-such-host.invalid:80".parse().unwrap();
-        assert_eq!(connect(&unknown, &loopback).await.unwrap_err(), EndReason::Unresolved);
+        assert_eq!(connect(&unknown, &loopback).await.unwrap_err(), EndReason::NotResolved);
         let service: Target = "phonebook".parse().unwrap();
-        assert_eq!(connect(&service, &loopback).await.unwrap_err(), EndReason::NoSuchService);
+        assert_eq!(connect(&service, &loopback).await.unwrap_err(), EndReason::NoService);
     }
 
     #[tokio::test]

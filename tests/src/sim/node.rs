@@ -88,6 +88,7 @@ impl Spec {
 
     pub(crate) fn config(&self, node: NodeId) -> Config {
         Config {
+            half_open_links: 64,
             node,
             relay: self.relay,
             exit: self.exit,

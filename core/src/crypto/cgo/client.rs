@@ -29,8 +29,8 @@ impl ClientForward {
         path(seeds).map(|path| Self { path })
     }
 
-    /// Makes a cell to `hop` out of the message in `body`, from [`super::TAG_LEN`] on. What is in the tag's place does not
-    /// matter.
+    /// Makes a cell to `hop` out of the message in `body`, from [`super::TAG_LEN`] on. What is in the tag's place does
+    /// not matter.
     ///
     /// # Errors
     /// [`PathError::NoSuchHop`] if the path is shorter; nothing has changed then.
@@ -42,8 +42,8 @@ impl ClientForward {
         let (last, before) =
             self.path.get_mut(..=hop.value()).and_then(<[Hop]>::split_last_mut).ok_or(PathError::NoSuchHop)?;
         last.claim(body);
-        last.unwrap(ad, body);
-        last.update();
+        let stream = last.unwrap(ad, body);
+        last.update(&stream);
         for earlier in before.iter_mut().rev() {
             earlier.unwrap(ad, body);
         }
@@ -67,14 +67,14 @@ impl ClientBackward {
 
     /// Takes off layers until a hop's nonce shows.
     ///
-    /// Returns that hop: then `body` is the tag and, from [`super::TAG_LEN`] on, its message. `None` means that the cell was
-    /// altered on the way, and the hop that made it will not be understood again.
+    /// Returns that hop: then `body` is the tag and, from [`super::TAG_LEN`] on, its message. `None` means that the
+    /// cell was altered on the way, and the hop that made it will not be understood again.
     #[must_use]
     pub fn receive(&mut self, ad: Command, body: &mut CellBody) -> Option<HopIndex> {
         for (index, hop) in self.path.iter_mut().enumerate() {
-            hop.unwrap(ad.value(), body);
+            let stream = hop.unwrap(ad.value(), body);
             if hop.claims(body) {
-                hop.update();
+                hop.update(&stream);
                 return HopIndex::new(index);
             }
         }

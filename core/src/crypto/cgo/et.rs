@@ -4,6 +4,7 @@ use super::{BLOCK_LEN, Key, MESSAGE_LEN, Message, TWEAK_LEN, Tag, Tweak, xor_blo
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes128Dec, Aes128Enc};
 use polyval::{Polyval, universal_hash::UniversalHash};
+use zeroize::Zeroizing;
 
 /// Bytes that the hash takes in one step on every backend that has one (four blocks).
 const STEP: usize = 4 * BLOCK_LEN;
@@ -23,7 +24,7 @@ pub(super) struct Et<'a> {
 impl Et<'_> {
     /// Encrypts `block` in place under the tweak `h || right`.
     pub(super) fn encrypt(&self, h: &Tweak, right: &Message, block: &mut Tag) {
-        let mask = self.hash(h, right);
+        let mask = Zeroizing::new(self.hash(h, right));
         xor_block(block, &mask);
         Aes128Enc::new(Array::cast_from_core(self.block_key)).encrypt_block(Array::cast_from_core_mut(block));
         xor_block(block, &mask);
@@ -31,7 +32,7 @@ impl Et<'_> {
 
     /// Undoes [`Self::encrypt`].
     pub(super) fn decrypt(&self, h: &Tweak, right: &Message, block: &mut Tag) {
-        let mask = self.hash(h, right);
+        let mask = Zeroizing::new(self.hash(h, right));
         xor_block(block, &mask);
         Aes128Dec::new(Array::cast_from_core(self.block_key)).decrypt_block(Array::cast_from_core_mut(block));
         xor_block(block, &mask);
@@ -39,8 +40,9 @@ impl Et<'_> {
 
     /// `UH(KU, h || right)`.
     ///
-    /// Only the first and the last step are assembled, the six between them read the message where it is: copying all of it
-    /// into its place behind the odd-length tweak costs 12 ns of a cell, and a microcontroller 384 bytes of stack.
+    /// Only the first and the last step are assembled, the six between them read the message where it is: copying all
+    /// of it into its place behind the odd-length tweak costs 12 ns of a cell, and a microcontroller 384 bytes of
+    /// stack.
     fn hash(&self, h: &Tweak, right: &Message) -> [u8; BLOCK_LEN] {
         let mut hash = Polyval::new(Array::cast_from_core(self.hash_key));
         let mut step = [0; STEP];

@@ -1,6 +1,6 @@
 //! The state that a hop and the client share for one direction.
 
-use super::{Seed, TAG_LEN, TWEAK_LEN, Tag, Tweak, halves, tag};
+use super::{Seed, TAG_LEN, TWEAK_LEN, Tag, Tweak, halves, prf::Keystream, tag};
 use crate::wire::cell::CellBody;
 use subtle::ConstantTimeEq;
 
@@ -16,17 +16,18 @@ impl Hop {
         Self { seed: seed.clone(), last_tag: [0; TAG_LEN] }
     }
 
-    /// Adds this hop's layer; the tag that results becomes T'.
-    pub(super) fn wrap(&mut self, ad: u8, body: &mut CellBody) {
-        self.seed.uiv().encrypt(&self.tweak(ad), body);
+    /// Adds this hop's layer; the tag that results becomes T'. Returns the stream of `PRF(T', _)`.
+    pub(super) fn wrap(&mut self, ad: u8, body: &mut CellBody) -> Keystream {
+        let stream = self.seed.uiv().encrypt(&self.tweak(ad), body);
         self.last_tag = *tag(body);
+        stream
     }
 
-    /// Takes this hop's layer off; the tag that the layer had becomes T'.
-    pub(super) fn unwrap(&mut self, ad: u8, body: &mut CellBody) {
+    /// Takes this hop's layer off; the tag that the layer had becomes T'. Returns the stream of `PRF(T', _)`.
+    pub(super) fn unwrap(&mut self, ad: u8, body: &mut CellBody) -> Keystream {
         let tweak = self.tweak(ad);
         self.last_tag = *tag(body);
-        self.seed.uiv().decrypt(&tweak, body);
+        self.seed.uiv().decrypt(&tweak, body)
     }
 
     /// Puts N in the tag's place: the cell is to this hop or from it.
@@ -41,11 +42,12 @@ impl Hop {
         (difference as u64 | (difference >> 64) as u64).ct_eq(&0).into()
     }
 
-    /// Replaces keys and nonce by `PRF(T', 1)`, after a cell to this hop or from it.
+    /// Replaces keys and nonce by `PRF(T', 1)`, after a cell to this hop or from it; `stream` is what that cell's layer
+    /// returned.
     ///
     /// T' is by then N for a cell to the hop, and the tag as it was sent for a cell from the hop.
-    pub(super) fn update(&mut self) {
-        self.seed = self.seed.uiv().next_seed(&self.last_tag);
+    pub(super) fn update(&mut self, stream: &Keystream) {
+        self.seed = stream.next_seed();
     }
 
     fn tweak(&self, ad: u8) -> Tweak {

@@ -17,19 +17,19 @@ impl RelayForward {
 
     /// Adds this hop's layer to a cell from the client's side.
     ///
-    /// Returns whether the cell is for this hop: then `body` is the tag and, from [`super::TAG_LEN`] on, the message. Otherwise
-    /// it is what the next hop must get. A hop that is the last and gets `false` has a cell that somebody altered, or
-    /// one that was never meant to make sense; nothing later on the circuit will.
+    /// Returns whether the cell is for this hop: then `body` is the tag and, from [`super::TAG_LEN`] on, the message.
+    /// Otherwise it is what the next hop must get. A hop that is the last and gets `false` has a cell that somebody
+    /// altered, or one that was never meant to make sense; nothing later on the circuit will.
     #[must_use]
     pub fn receive(&mut self, ad: Command, body: &mut CellBody) -> bool {
         self.receive_with(ad.value(), body)
     }
 
     fn receive_with(&mut self, ad: u8, body: &mut CellBody) -> bool {
-        self.hop.wrap(ad, body);
+        let stream = self.hop.wrap(ad, body);
         let ours = self.hop.claims(body);
         if ours {
-            self.hop.update();
+            self.hop.update(&stream);
         }
         ours
     }
@@ -52,16 +52,16 @@ impl RelayBackward {
         self.hop.wrap(ad.value(), body);
     }
 
-    /// Makes a cell from this hop out of the message in `body`, from [`super::TAG_LEN`] on. What is in the tag's place does
-    /// not matter.
+    /// Makes a cell from this hop out of the message in `body`, from [`super::TAG_LEN`] on. What is in the tag's place
+    /// does not matter.
     pub fn originate(&mut self, ad: Command, body: &mut CellBody) {
         self.originate_with(ad.value(), body);
     }
 
     fn originate_with(&mut self, ad: u8, body: &mut CellBody) {
         self.hop.claim(body);
-        self.hop.wrap(ad, body);
-        self.hop.update();
+        let stream = self.hop.wrap(ad, body);
+        self.hop.update(&stream);
     }
 }
 

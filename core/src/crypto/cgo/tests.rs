@@ -130,8 +130,8 @@ fn cells_on_the_links_are_all_different() {
     }
 }
 
-/// A bit flipped on any link ends the conversation with every hop beyond it: nobody recognises that cell or a later one.
-/// The hops before it do not notice.
+/// A bit flipped on any link ends the conversation with every hop beyond it: nobody recognises that cell or a later
+/// one. The hops before it do not notice.
 #[test]
 fn a_flipped_bit_forward_is_the_end() {
     for link in 0..PATH_MAX {
@@ -154,8 +154,8 @@ fn a_flipped_bit_forward_is_the_end() {
     }
 }
 
-/// The same toward the client: it hears nothing from the sender any more, but still from the hops before the link, who can
-/// thus say why the circuit ends.
+/// The same toward the client: it hears nothing from the sender any more, but still from the hops before the link, who
+/// can thus say why the circuit ends.
 #[test]
 fn a_flipped_bit_backward_is_the_end() {
     for link in 0..PATH_MAX {
@@ -275,7 +275,10 @@ proptest! {
     #[test]
     fn any_conversation_is_understood(
         salt: [u8; 2],
-        cells in prop::collection::vec((any::<bool>(), 0..PATH_MAX, prop::collection::vec(any::<u8>(), MESSAGE_LEN)), 1..20),
+        cells in prop::collection::vec(
+            (any::<bool>(), 0..PATH_MAX, prop::collection::vec(any::<u8>(), MESSAGE_LEN)),
+            1..20,
+        ),
     ) {
         let (f, b) = (seeds(salt[0]), seeds(salt[1]));
         let mut circuit = Circuit::with_paths(&f, &b, &f, &b);

@@ -2,8 +2,17 @@
 //!
 //! With the body's halves X_L (the tag) and X_R and the tweak `H = T' || AD`: `Y_L = ET(H || X_R, X_L)` and
 //! `Y_R = X_R ^ PRF(Y_L, 0)`.
+//!
+//! A hop's keys are replaced after a cell by `PRF(T', 1)`, and T' is then that cell's Y_L: what the new keys are made
+//! of follows directly on the keystream of the cell. So both operations return that stream, and taking the new keys
+//! from it costs five blocks, neither a key expansion nor a hash.
 
-use super::{Seed, Tag, Tweak, et::Et, halves, prf::Prf};
+use super::{
+    Tweak,
+    et::Et,
+    halves,
+    prf::{Keystream, Prf},
+};
 use crate::wire::cell::CellBody;
 
 /// The wide-block cipher under a seed's keys.
@@ -13,23 +22,22 @@ pub(super) struct Uiv<'a> {
 }
 
 impl Uiv<'_> {
-    /// Encrypts `body` in place.
-    pub(super) fn encrypt(&self, tweak: &Tweak, body: &mut CellBody) {
+    /// Encrypts `body` in place. What it returns is the stream of `PRF(Y_L, _)`.
+    pub(super) fn encrypt(&self, tweak: &Tweak, body: &mut CellBody) -> Keystream {
         let (left, right) = halves(body);
         self.et.encrypt(tweak, right, left);
-        self.prf.mask(left, right);
+        let stream = self.prf.keystream(left);
+        stream.mask(right);
+        stream
     }
 
-    /// Undoes [`Self::encrypt`].
-    pub(super) fn decrypt(&self, tweak: &Tweak, body: &mut CellBody) {
+    /// Undoes [`Self::encrypt`], and returns the same stream.
+    pub(super) fn decrypt(&self, tweak: &Tweak, body: &mut CellBody) -> Keystream {
         let (left, right) = halves(body);
-        self.prf.mask(left, right);
+        let stream = self.prf.keystream(left);
+        stream.mask(right);
         self.et.decrypt(tweak, right, left);
-    }
-
-    /// The keys and nonce that follow these keys with `nonce`.
-    pub(super) fn next_seed(&self, nonce: &Tag) -> Seed {
-        self.prf.next_seed(nonce)
+        stream
     }
 }
 
@@ -53,7 +61,7 @@ mod tests {
     #[test]
     fn outside_vectors_of_the_update() {
         for vector in vectors::list("uiv_update", 5) {
-            let next = seed(&vector["key"], None).uiv().next_seed(&bytes(&vector["nonce"]));
+            let next = seed(&vector["key"], None).uiv().prf.keystream(&bytes(&vector["nonce"])).next_seed();
             let expected = seed(&vector["output"]["key"], Some(&vector["output"]["nonce"]));
             assert!(next.as_bytes() == expected.as_bytes());
         }

@@ -1,0 +1,777 @@
+//! A node in the hands of its neighbours and of the outside: whatever comes, in whatever order, its books are in order
+//! after every step ([`Node::audit`]), it keeps to the credit that it was given, honest cells are never a violation,
+//! conversations carry what was said in them, and when all is over nothing is left.
+//!
+//! Onions are not really peeled here (that is [`super::onion`]): what a job yields is chosen by the script, too.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bulbil_core::circuit::LinkId;
+use bulbil_core::circuit::index::IndexSlot;
+use bulbil_core::circuit::pool::PoolSlot;
+use bulbil_core::crypto::cgo::{ClientBackward, ClientForward, HopIndex, Seed};
+use bulbil_core::crypto::kem::KeyEpoch;
+use bulbil_core::crypto::onion::{HopKeys, Instruction, ONION_LEN, OnionRejected, Peeled};
+use bulbil_core::crypto::replay::ReplayTag;
+use bulbil_core::node::{
+    Ask, Config, ConversationId, LinkWish, Memory, Node, NodeCircuit, Opening, OriginSlot, Output, Patience,
+    PeerLimits, PortSlot, Usage,
+};
+use bulbil_core::relay::onions::{OnionIndex, OnionSlot};
+use bulbil_core::time::Instant;
+use bulbil_core::wire::cell::{self, BODY_LEN, CELL_LEN, Cell, CreditWriter};
+use bulbil_core::wire::handshake::{Hello, InitialCredit, LinkLimits, RecordCells};
+use bulbil_core::wire::message::{BeginOptions, MESSAGE_LEN};
+use bulbil_core::wire::{CircuitId, CloseReason, Command, EndReason, Message, NodeId, Target, UnixTime};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+use super::script::Script;
+
+const LINKS: usize = 4;
+const CIRCUITS: usize = 6;
+const CELLS: usize = 64;
+const ONIONS: usize = 3;
+const ORIGINS: usize = 2;
+/// The credit that the node gives every circuit from the beginning.
+const CREDIT: u16 = 8;
+/// Enough for every way in which few circuits can interact.
+const STEPS_MAX: usize = 400;
+
+/// A link's other end. Links are numbered in the order of their making, and the numbers never used again.
+struct Peer {
+    number: u16,
+    /// Whether the node connected, and so the node opens circuits here.
+    outward: bool,
+    /// What it has told the node: nothing yet, or its limits.
+    limits: Option<LinkLimits>,
+    hello_seen: bool,
+    last_id: u32,
+    /// Of the onion that is arriving at this peer.
+    parts_seen: usize,
+    circuits: BTreeMap<u32, Circuit>,
+}
+
+/// A circuit as a peer knows it.
+struct Circuit {
+    /// Relay cells that the peer may still send to the node, and the node to the peer.
+    room: u32,
+    credit: u32,
+    /// Parts of the onion that the peer has sent.
+    parts: usize,
+    closed: bool,
+    forward: ClientForward,
+    backward: ClientBackward,
+    /// Whether the node ends this circuit, as far as the peer knows.
+    exits: bool,
+    /// What the client has said, and what it was told.
+    said: Vec<u8>,
+    told: Vec<u8>,
+    begun: bool,
+    finished: bool,
+}
+
+/// A conversation at the exit, by the circuit that its target names.
+#[derive(Default)]
+struct Conversation {
+    circuit: Option<(u16, u32)>,
+    received: Vec<u8>,
+}
+
+struct World<'m> {
+    node: Node<'m>,
+    now: Instant,
+    peers: BTreeMap<LinkId, Peer>,
+    links_made: u16,
+    jobs: Vec<(OnionIndex, Option<(u16, u32)>)>,
+    conversations: Vec<(ConversationId, Conversation)>,
+    /// What was said on circuits that are gone.
+    history: BTreeMap<(u16, u32), Vec<u8>>,
+    /// What targets answered on circuits.
+    answers: BTreeMap<(u16, u32), Vec<u8>>,
+}
+
+/// The input is a [`Script`] of what happens to a node.
+pub fn check(input: &[u8]) {
+    let mut script = Script::new(input);
+    let roles = script.byte().unwrap_or_default();
+    let config = Config {
+        node: NodeId([1; 32]),
+        relay: roles & 1 == 0,
+        exit: roles & 2 == 0,
+        limits: limits(4, CREDIT),
+        window_max: 32,
+        circuits_per_link: 4,
+        onions_per_link: 2,
+        half_open_links: 3,
+        patience: Patience::DEFAULT,
+    };
+    let mut links: Vec<_> = (0..LINKS).map(|_| PortSlot::EMPTY).collect();
+    let mut circuits: Vec<_> = (0..CIRCUITS).map(|_| NodeCircuit::EMPTY).collect();
+    let mut index: Vec<_> = (0..(4 * CIRCUITS).next_power_of_two()).map(|_| IndexSlot::default()).collect();
+    let mut cells: Vec<_> = (0..CELLS).map(|_| PoolSlot::EMPTY).collect();
+    let mut onions: Vec<_> = (0..ONIONS).map(|_| OnionSlot::EMPTY).collect();
+    let mut origins: Vec<_> = (0..ORIGINS).map(|_| OriginSlot::EMPTY).collect();
+    let (mut current, mut previous) = ([0; 16], [0; 16]);
+    let memory = Memory {
+        links: &mut links,
+        circuits: &mut circuits,
+        index: &mut index,
+        cells: &mut cells,
+        onions: &mut onions,
+        origins: &mut origins,
+        replay: [&mut current, &mut previous],
+    };
+    let node = Node::new(config, memory, &mut ChaCha20Rng::seed_from_u64(1)).expect("the configuration is sound");
+    let mut world = World {
+        node,
+        now: Instant::default(),
+        peers: BTreeMap::new(),
+        links_made: 0,
+        jobs: Vec::new(),
+        conversations: Vec::new(),
+        history: BTreeMap::new(),
+        answers: BTreeMap::new(),
+    };
+    for _ in 0..STEPS_MAX {
+        if world.step(&mut script).is_none() {
+            break;
+        }
+        world.audit();
+    }
+    world.end();
+}
+
+impl World<'_> {
+    fn audit(&self) {
+        assert_eq!(self.node.audit(), Ok(()));
+        let usage = self.node.usage();
+        assert_eq!(usage.links, self.peers.len() + self.wanted(), "{usage:?}");
+        assert!(usage.circuits <= CIRCUITS && usage.onions <= ONIONS && usage.origins <= ORIGINS, "{usage:?}");
+        assert!(usage.cells_held <= usage.cells_reserved && usage.cells_reserved <= CELLS, "{usage:?}");
+        assert!(self.jobs.len() <= usage.onions);
+    }
+
+    /// Links that the node wants and has not asked for yet.
+    fn wanted(&self) -> usize {
+        self.node.usage().links - self.peers.len()
+    }
+
+    fn step(&mut self, script: &mut Script<'_>) -> Option<()> {
+        match script.byte()? % 16 {
+            0 => self.accept(script)?,
+            1 | 2 => self.open(script)?,
+            3 => self.take_job(),
+            4 | 5 => self.return_job(script)?,
+            6 | 7 => self.say(script)?,
+            8 => self.send_junk(script)?,
+            9 => self.grant(script)?,
+            10 => {
+                let (link, id) = self.pick(script)?;
+                let reason = CloseReason::from_code(script.byte()? % 9).ok()?;
+                let mut bytes = [0; CELL_LEN];
+                cell::emit_close(&mut bytes, CircuitId::new(id)?, reason);
+                self.deliver(link, &mut bytes, true);
+                self.forget(link, id);
+            }
+            11 => {
+                let link = self.pick_link(script)?;
+                let mut bytes = [0; CELL_LEN];
+                let raw = script.bytes(24);
+                bytes[..raw.len()].copy_from_slice(raw);
+                self.deliver_raw(link, &mut bytes);
+            }
+            12 => self.pump(script)?,
+            13 => self.talk(script)?,
+            14 => match script.byte()? {
+                0..=1 => self.node.stop(),
+                2..=3 => self.node.handle_rotation(),
+                4..=63 => self.open_own(script)?,
+                choice => {
+                    self.now = Instant::from_millis(self.now.millis() + u64::from(choice) * u64::from(choice) * 20);
+                    self.node.handle_timeout(self.now);
+                }
+            },
+            _ => {
+                let link = self.pick_link(script)?;
+                self.drop_link(link);
+            }
+        }
+        Some(())
+    }
+
+    fn pick_link(&self, script: &mut Script<'_>) -> Option<LinkId> {
+        let at = usize::from(script.byte()?).checked_rem(self.peers.len()).unwrap_or_default();
+        // No link is no reason to end the script; 0 is as good as any number then.
+        Some(self.peers.keys().nth(at).copied().unwrap_or_default())
+    }
+
+    /// A circuit on a link, or one that never was.
+    fn pick(&self, script: &mut Script<'_>) -> Option<(LinkId, u32)> {
+        let link = self.pick_link(script)?;
+        let choice = usize::from(script.byte()?);
+        let Some(peer) = self.peers.get(&link) else { return Some((link, 1)) };
+        let at = choice.checked_rem(peer.circuits.len()).unwrap_or_default();
+        Some((link, peer.circuits.keys().nth(at).copied().unwrap_or(1)))
+    }
+
+    fn circuit(&mut self, link: LinkId, id: u32) -> Option<&mut Circuit> {
+        self.peers.get_mut(&link)?.circuits.get_mut(&id)
+    }
+
+    fn by_number(&mut self, (number, id): (u16, u32)) -> Option<&mut Circuit> {
+        self.peers.values_mut().find(|peer| peer.number == number)?.circuits.get_mut(&id)
+    }
+
+    fn add_peer(&mut self, link: LinkId, outward: bool) {
+        let number = self.links_made;
+        self.links_made += 1;
+        let peer = Peer {
+            number,
+            outward,
+            limits: None,
+            hello_seen: false,
+            last_id: 0,
+            parts_seen: 0,
+            circuits: BTreeMap::new(),
+        };
+        assert!(self.peers.insert(link, peer).is_none(), "a link's number was given away twice");
+    }
+
+    fn accept(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let choice = script.byte()?;
+        let Some(link) = self.node.accept_link(self.now) else { return Some(()) };
+        self.add_peer(link, false);
+        if choice < 16 {
+            return Some(());
+        }
+        self.node.handle_link_answered(link);
+        let limits = limits(1 + u16::from(choice % 4), 1 + u16::from(choice));
+        let mut bytes = [0; CELL_LEN];
+        cell::emit_header(&mut bytes, None, Command::HELLO);
+        Hello { limits }.emit(cell::body_mut(&mut bytes));
+        self.deliver(link, &mut bytes, true);
+        self.peers.get_mut(&link)?.limits = Some(limits);
+        Some(())
+    }
+
+    /// Sends some cells of an onion.
+    fn open(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let link = self.pick_link(script)?;
+        let choice = script.byte()?;
+        let Some(peer) = self.peers.get_mut(&link).filter(|peer| !peer.outward) else { return Some(()) };
+        let Some(credit) = peer.limits.map(|limits| limits.credit.value()) else { return Some(()) };
+        let unfinished = peer.circuits.iter().find(|(_, circuit)| circuit.parts < 10).map(|(&id, _)| id);
+        let id = unfinished.unwrap_or(peer.last_id + 1 + u32::from(choice & 1));
+        if unfinished.is_none() {
+            peer.last_id = id;
+            let seeds = seeds((peer.number, id));
+            peer.circuits.insert(id, Circuit::new(u32::from(CREDIT), u32::from(credit), 0, seeds));
+        }
+        // Mostly all of it.
+        let parts = if choice < 0xc0 { 10 } else { usize::from(choice & 0x0f) };
+        for _ in 0..parts {
+            let Some(peer) = self.peers.get_mut(&link) else { break };
+            let number = peer.number;
+            let Some(circuit) = peer.circuits.get_mut(&id).filter(|circuit| circuit.parts < 10) else { break };
+            circuit.parts += 1;
+            let mut bytes = [0; CELL_LEN];
+            cell::emit_header(&mut bytes, CircuitId::new(id), Command::OPEN);
+            cell::body_mut(&mut bytes)[..2].copy_from_slice(&number.to_be_bytes());
+            cell::body_mut(&mut bytes)[2..6].copy_from_slice(&id.to_be_bytes());
+            self.deliver(link, &mut bytes, false);
+        }
+        Some(())
+    }
+
+    fn take_job(&mut self) {
+        if let Some((job, onion)) = self.node.poll_job() {
+            let number = u16::from_be_bytes([onion[0], onion[1]]);
+            let id = u32::from_be_bytes([onion[2], onion[3], onion[4], onion[5]]);
+            self.jobs.push((job, Some((number, id))));
+        }
+    }
+
+    fn return_job(&mut self, script: &mut Script<'_>) -> Option<()> {
+        if self.jobs.is_empty() {
+            self.take_job();
+        }
+        let (at, choice) = (usize::from(script.byte()?), script.byte()?);
+        if self.jobs.is_empty() {
+            return Some(());
+        }
+        let (job, name) = self.jobs.remove(at % self.jobs.len());
+        let name = name.unwrap_or_default();
+        let [forward, backward] = seeds(name);
+        let next = |to: u8| Instruction::Next { address: address(to), node: NodeId([to; 32]) };
+        let instruction = match choice {
+            // Back to the node itself.
+            0..=3 => next(1),
+            4..=79 => next(2 + choice % 3),
+            _ => Instruction::Last,
+        };
+        let tag = if choice & 0x1f == 0x1f { 0 } else { u64::from(name.0) << 32 | u64::from(name.1) };
+        let peeled = Peeled {
+            instruction,
+            keys: HopKeys { forward: (*forward.as_bytes()).into(), backward: (*backward.as_bytes()).into() },
+            replay_tag: ReplayTag::from_bytes(tag.to_be_bytes()),
+            epoch: if choice == 0xfe { KeyEpoch::FIRST.next() } else { KeyEpoch::FIRST },
+        };
+        if let Some(circuit) = self.by_number(name) {
+            circuit.exits = instruction == Instruction::Last;
+        }
+        let peeled = if choice == 0xff { Err(OnionRejected::NotAuthentic) } else { Ok(peeled) };
+        self.node.handle_peeled(job, peeled, self.now);
+        Some(())
+    }
+
+    /// An honest client says something.
+    fn say(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let (link, id) = self.pick(script)?;
+        let (choice, len) = (script.byte()?, usize::from(script.byte()?));
+        let Some(peer) = self.peers.get_mut(&link) else { return Some(()) };
+        let (number, outward) = (peer.number, peer.outward);
+        let Some(circuit) = peer.circuits.get_mut(&id) else { return Some(()) };
+        if outward {
+            return Some(());
+        }
+        let data = vec![circuit.said.len() as u8 ^ choice; 1 + len];
+        let target = Target::from(SocketAddr::new([10, (number >> 8) as u8, number as u8, id as u8].into(), 80));
+        let message = match choice {
+            _ if !circuit.begun => {
+                circuit.begun = true;
+                let options = BeginOptions { sign: choice & 1 != 0, once: choice & 2 != 0 };
+                Message::Begin { options, target, first: &data[1..] }
+            }
+            0..=15 => Message::Fin,
+            16..=23 => Message::End(EndReason::Cancelled),
+            24..=47 => Message::Drop,
+            // Out of turn.
+            48..=51 => Message::Begin { options: BeginOptions::default(), target, first: &[] },
+            _ => Message::Data(&data),
+        };
+        match message {
+            Message::Begin { first, .. } if choice / 4 != 12 || circuit.said.is_empty() => {
+                circuit.said.extend_from_slice(first);
+            }
+            Message::Data(data) if !circuit.finished => circuit.said.extend_from_slice(data),
+            Message::Drop => {}
+            Message::Fin if !circuit.finished => circuit.finished = true,
+            // Ends the conversation: the rest is not for the target.
+            _ => circuit.finished = true,
+        }
+        let mut bytes = [0; CELL_LEN];
+        let body = cell::body_mut(&mut bytes);
+        let room: &mut [u8; MESSAGE_LEN] = body.last_chunk_mut()?;
+        message.emit(room).expect("the message is sound");
+        circuit.forward.originate(HopIndex::new(0)?, Command::RELAY, body).expect("the path has a hop");
+        cell::emit_header(&mut bytes, CircuitId::new(id), Command::RELAY);
+        self.send_relay(link, id, &mut bytes);
+        Some(())
+    }
+
+    fn send_junk(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let (link, id) = self.pick(script)?;
+        let fill = script.byte()?;
+        let mut bytes = [fill; CELL_LEN];
+        cell::emit_header(&mut bytes, CircuitId::new(id), Command::RELAY);
+        self.send_relay(link, id, &mut bytes);
+        Some(())
+    }
+
+    /// A relay cell comes, within its sender's room or beyond.
+    fn send_relay(&mut self, link: LinkId, id: u32, bytes: &mut [u8; CELL_LEN]) {
+        let Some(circuit) = self.circuit(link, id) else { return };
+        if circuit.room > 0 {
+            circuit.room -= 1;
+            return self.deliver(link, bytes, false);
+        }
+        let late = self.node.counters().late;
+        let taken = self.node.handle_cell(link, bytes, self.now);
+        assert!(taken.is_err() || self.node.counters().late > late, "a cell for which there was no room");
+        if taken.is_err() {
+            self.drop_link(link);
+        }
+    }
+
+    fn grant(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let (link, id) = self.pick(script)?;
+        let cells = u16::from(script.byte()?) + 1;
+        let Some(circuit) = self.circuit(link, id) else { return Some(()) };
+        circuit.credit += u32::from(cells);
+        if circuit.credit > u32::from(u16::MAX) {
+            circuit.credit -= u32::from(cells);
+            return Some(());
+        }
+        let mut bytes = [0; CELL_LEN];
+        CreditWriter::new(&mut bytes).push(CircuitId::new(id)?, cells.try_into().ok()?).ok()?;
+        self.deliver(link, &mut bytes, true);
+        Some(())
+    }
+
+    /// A cell comes that the protocol allows; only a flood of refusals may cost the link.
+    fn deliver(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN], certain: bool) {
+        match self.node.handle_cell(link, bytes, self.now) {
+            Ok(()) => {}
+            Err(bulbil_core::node::Violation::Flood) if !certain => self.drop_link(link),
+            Err(error) => panic!("{error}, but the cell was honest"),
+        }
+    }
+
+    /// A cell comes that may be anything.
+    fn deliver_raw(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN]) {
+        let copy = *bytes;
+        if self.node.handle_cell(link, bytes, self.now).is_err() {
+            return self.drop_link(link);
+        }
+        // What it changed on either side cannot be told from here: the circuits that it could mean are nobody's now.
+        let mut copy = copy;
+        let Some(peer) = self.peers.get_mut(&link) else { return };
+        match Cell::parse(&mut copy) {
+            Ok(Cell::Hello(body)) => peer.limits = Hello::parse(body).ok().map(|hello| hello.limits),
+            Ok(Cell::Open(id, _)) => {
+                peer.last_id = peer.last_id.max(id.value());
+                let credit = peer.limits.map_or(0, |limits| u32::from(limits.credit.value()));
+                let new = || Circuit::new(u32::from(CREDIT), credit, 0, seeds((peer.number, id.value())));
+                let circuit = peer.circuits.entry(id.value()).or_insert_with(new);
+                circuit.parts += 1;
+            }
+            Ok(Cell::Relay(id, _)) => {
+                if let Some(circuit) = peer.circuits.get_mut(&id.value()) {
+                    circuit.room = circuit.room.saturating_sub(1);
+                }
+            }
+            Ok(Cell::Credit(entries)) => {
+                for (id, cells) in entries {
+                    if let Some(circuit) = peer.circuits.get_mut(&id.value()) {
+                        circuit.credit += u32::from(cells.get());
+                    }
+                }
+            }
+            Ok(Cell::Close(id, _)) => self.forget(link, id.value()),
+            Ok(Cell::Padding) | Err(_) => {}
+        }
+    }
+
+    fn forget(&mut self, link: LinkId, id: u32) {
+        let Some(peer) = self.peers.get_mut(&link) else { return };
+        if let Some(circuit) = peer.circuits.remove(&id) {
+            self.history.insert((peer.number, id), circuit.said);
+        }
+    }
+
+    fn drop_link(&mut self, link: LinkId) {
+        let Some(peer) = self.peers.remove(&link) else { return };
+        for (id, circuit) in peer.circuits {
+            self.history.insert((peer.number, id), circuit.said);
+        }
+        self.node.handle_link_down(link, self.now);
+    }
+
+    /// Does what the node wants for its links, or lets some of it be.
+    fn pump(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let choice = script.byte()?;
+        for _ in 0..=choice % 8 {
+            let Some((link, wish)) = self.node.poll_link() else { break };
+            match wish {
+                LinkWish::Connect { address: at, node } => {
+                    self.add_peer(link, true);
+                    let node = node.unwrap_or(NodeId([9; 32]));
+                    assert_eq!(at, address(node.0[0]), "another address than the onion's");
+                    match script.byte()? {
+                        0..=31 => self.drop_link(link),
+                        // Not yet: comes with a later `pump`, or never.
+                        32..=47 => {}
+                        choice => {
+                            let limits = limits(1 + u16::from(choice % 4), u16::from(choice));
+                            let peer = self.peers.get_mut(&link)?;
+                            peer.limits = Some(limits);
+                            let (record_cells, credit) = (limits.record_cells.value(), limits.credit.value());
+                            let circuits = 1 + u32::from(choice & 3);
+                            self.node.handle_link_up(
+                                link,
+                                node,
+                                PeerLimits { record_cells, credit, circuits },
+                                self.now,
+                            );
+                        }
+                    }
+                }
+                LinkWish::Send => self.drain(link, 1 + usize::from(choice / 8)),
+                LinkWish::Close => self.drop_link(link),
+            }
+        }
+        Some(())
+    }
+
+    /// Takes up to `records` records of cells off the node.
+    fn drain(&mut self, link: LinkId, records: usize) {
+        for _ in 0..records {
+            let mut out = [[0xa5; CELL_LEN]; 8];
+            let count = self.node.poll_cells(link, &mut out, self.now);
+            let Some(peer) = self.peers.get_mut(&link) else {
+                return assert_eq!(count, 0, "a link that is gone sends");
+            };
+            let Some(limits) = peer.limits else { return assert_eq!(count, 0, "a link that is not up sends") };
+            assert!(count <= usize::from(limits.record_cells.value()));
+            for cell in &mut out[..count] {
+                peer.receive(cell, limits.credit.value());
+            }
+            for (&id, circuit) in peer.circuits.iter().filter(|(id, circuit)| **id < 255 && !circuit.told.is_empty()) {
+                let answers = self.answers.get(&(peer.number, id));
+                let told = answers.is_some_and(|answers| answers.starts_with(&circuit.told));
+                assert!(told, "the client was told something else than the target said");
+            }
+            if count == 0 {
+                return;
+            }
+            self.audit();
+        }
+    }
+
+    /// The outside does something.
+    fn talk(&mut self, script: &mut Script<'_>) -> Option<()> {
+        if let Some(name) = self.node.poll_conversation()
+            && !self.conversations.iter().any(|(known, _)| *known == name)
+            && self.node.knows(name)
+        {
+            self.conversations.push((name, Conversation::default()));
+        }
+        let (at, choice, len) = (usize::from(script.byte()?), script.byte()?, usize::from(script.word()? % 2000));
+        if self.conversations.is_empty() {
+            return Some(());
+        }
+        let at = at % self.conversations.len();
+        let (name, conversation) = &mut self.conversations[at];
+        let name = *name;
+        match self.node.poll_ask(name) {
+            Some(Ask::Connect(Target::Tcp(bulbil_core::wire::Host::Ip(std::net::IpAddr::V4(ip)), _))) => {
+                let [_, high, low, id] = ip.octets();
+                conversation.circuit = Some((u16::from_be_bytes([high, low]), u32::from(id)));
+                match choice {
+                    0..=31 => self.node.handle_failed(name, EndReason::Refused, self.now),
+                    32..=47 => {}
+                    _ => self.node.handle_connected(name, address(5), self.now),
+                }
+                return Some(());
+            }
+            Some(Ask::Connect(_)) => panic!("a target that nobody named"),
+            Some(Ask::Sign(..)) => {
+                self.node.handle_signed(name, UnixTime(7), &[3; 256], self.now);
+                return Some(());
+            }
+            None => {}
+        }
+        match choice {
+            0..=95 => {
+                let room = self.node.input_room(name);
+                let answers = conversation.circuit.map(|circuit| self.answers.entry(circuit).or_default());
+                let before = answers.as_ref().map_or(0, |answers| answers.len());
+                let bytes = vec![before as u8 ^ choice; len];
+                let taken = self.node.handle_input(name, &bytes, self.now);
+                assert_eq!(taken, room.min(len));
+                if let Some(answers) = answers {
+                    answers.extend_from_slice(&bytes[..taken]);
+                }
+            }
+            96..=103 => self.node.handle_input_finished(name, self.now),
+            104..=111 => self.node.close_conversation(name, choice & 1 == 0, self.now),
+            112..=115 => self.node.handle_failed(name, EndReason::Reset, self.now),
+            _ => {
+                self.output(at, len, usize::from(choice & 0x0f));
+            }
+        }
+        Some(())
+    }
+
+    /// Takes output of a conversation, of which the last few bytes may stay; whether the conversation goes on.
+    fn output(&mut self, at: usize, len: usize, stay: usize) -> bool {
+        let (name, conversation) = &mut self.conversations[at];
+        let mut buffer = vec![0; len];
+        match self.node.poll_output(*name, &mut buffer, self.now) {
+            Output::Nothing | Output::Finish => true,
+            Output::Bytes(count) => {
+                let written = count.saturating_sub(stay);
+                conversation.received.extend_from_slice(&buffer[..written]);
+                self.node.handle_written(*name, written, self.now);
+                if let Some(circuit) = conversation.circuit {
+                    let received = conversation.received.clone();
+                    let history = self.history.get(&circuit).cloned();
+                    let said = self.by_number(circuit).map(|circuit| circuit.said.clone()).or(history);
+                    // A target does not tell greater ids apart.
+                    if circuit.1 < 255 {
+                        assert!(said.is_some_and(|said| said.starts_with(&received)), "the target got something else");
+                    }
+                }
+                true
+            }
+            Output::Over(_) => {
+                assert!(!self.node.knows(*name));
+                self.conversations.remove(at);
+                false
+            }
+        }
+    }
+
+    /// Opens a circuit of the node's own.
+    fn open_own(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let choice = script.byte()?;
+        let hops = usize::from(choice % 5);
+        let [forward, backward] = seeds((u16::MAX, u32::from(choice)));
+        let keys = |_| HopKeys { forward: (*forward.as_bytes()).into(), backward: (*backward.as_bytes()).into() };
+        let keys: Vec<_> = (0..hops).map(keys).collect();
+        let to = 2 + choice % 3;
+        let opening = Opening {
+            node: NodeId([to; 32]),
+            address: address(to),
+            onion: &[0x77; ONION_LEN],
+            keys: &keys,
+            target: &Target::from(address(6)),
+            options: BeginOptions { sign: choice & 0x40 != 0, once: choice & 0x80 != 0 },
+            first: script.bytes(8),
+        };
+        let before = self.node.usage();
+        match self.node.open(&opening, self.now) {
+            Ok(name) => self.conversations.push((name, Conversation::default())),
+            Err(_) => assert_eq!(self.node.usage(), before, "a refused circuit left something"),
+        }
+        Some(())
+    }
+
+    /// Everybody goes: nothing may be left.
+    fn end(&mut self) {
+        while self.jobs.len() < ONIONS {
+            let before = self.jobs.len();
+            self.take_job();
+            if self.jobs.len() == before {
+                break;
+            }
+        }
+        for (job, _) in core::mem::take(&mut self.jobs) {
+            self.node.handle_peeled(job, Err(OnionRejected::NotAuthentic), self.now);
+        }
+        while let Some((link, wish)) = self.node.poll_link() {
+            if let LinkWish::Connect { .. } = wish {
+                self.add_peer(link, true);
+            }
+        }
+        for link in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.drop_link(link);
+            assert_eq!(self.node.audit(), Ok(()));
+        }
+        while let Some(name) = self.node.poll_conversation() {
+            if !self.conversations.iter().any(|(known, _)| *known == name) && self.node.knows(name) {
+                self.conversations.push((name, Conversation::default()));
+            }
+        }
+        // More than the pool can hold for each.
+        for _ in 0..(CELLS + 4) * CIRCUITS {
+            if self.conversations.is_empty() {
+                break;
+            }
+            self.output(0, 4096, 0);
+            assert_eq!(self.node.audit(), Ok(()));
+        }
+        assert_eq!(self.node.usage(), Usage::default(), "something is left");
+    }
+}
+
+impl Circuit {
+    fn new(room: u32, credit: u32, parts: usize, [forward, backward]: [Seed; 2]) -> Self {
+        Self {
+            room,
+            credit,
+            parts,
+            closed: false,
+            forward: ClientForward::new([&forward]).expect("a path of one hop"),
+            backward: ClientBackward::new([&backward]).expect("a path of one hop"),
+            exits: false,
+            said: Vec::new(),
+            told: Vec::new(),
+            begun: false,
+            finished: false,
+        }
+    }
+}
+
+impl Peer {
+    /// A cell of the node's, which has to be one that this peer expects.
+    fn receive(&mut self, bytes: &mut [u8; CELL_LEN], initial_credit: u16) {
+        let parsed = Cell::parse(bytes).expect("the node's cells are well formed");
+        assert!(self.hello_seen || !self.outward || matches!(parsed, Cell::Hello(_)), "HELLO comes first");
+        match parsed {
+            Cell::Hello(body) => {
+                assert!(self.outward && !self.hello_seen, "HELLO comes once, from the connector");
+                assert_eq!(Hello::parse(body), Ok(Hello { limits: limits(4, CREDIT) }));
+                self.hello_seen = true;
+            }
+            Cell::Credit(entries) => {
+                for (id, cells) in entries {
+                    let circuit = self.circuits.get_mut(&id.value());
+                    // The peer's CLOSE and the node's CREDIT may cross.
+                    let Some(circuit) = circuit else { continue };
+                    assert!(!circuit.closed, "credit for a closed circuit");
+                    circuit.room += u32::from(cells.get());
+                    assert!(circuit.room <= u32::from(u16::MAX));
+                }
+            }
+            Cell::Open(id, _) => {
+                assert!(self.outward, "only the connector opens circuits");
+                if self.parts_seen == 0 {
+                    assert!(id.value() > self.last_id, "circuit ids increase");
+                    self.last_id = id.value();
+                    let seeds = seeds((self.number, id.value()));
+                    let circuit = Circuit::new(u32::from(CREDIT), u32::from(initial_credit), 10, seeds);
+                    self.circuits.insert(id.value(), circuit);
+                }
+                assert_eq!(id.value(), self.last_id, "an onion within another");
+                self.parts_seen = (self.parts_seen + 1) % 10;
+            }
+            Cell::Relay(id, body) => {
+                let outward = self.outward;
+                // The peer's CLOSE and the node's cell may cross.
+                let Some(circuit) = self.circuits.get_mut(&id.value()) else { return };
+                assert!(!circuit.closed, "a cell on a closed circuit");
+                circuit.credit = circuit.credit.checked_sub(1).expect("a cell without credit");
+                if outward || !circuit.exits {
+                    return;
+                }
+                let hop = circuit.backward.receive(Command::RELAY, body);
+                assert_eq!(hop, HopIndex::new(0), "the client does not understand the exit");
+                let message = body[BODY_LEN - MESSAGE_LEN..].try_into().expect("a message follows the tag");
+                match Message::parse(message).expect("the exit's messages are well formed") {
+                    Message::Data(data) => circuit.told.extend_from_slice(data),
+                    Message::Begin { .. } => panic!("BEGIN from the exit"),
+                    _ => {}
+                }
+            }
+            Cell::Close(id, _) => {
+                let Some(circuit) = self.circuits.get_mut(&id.value()) else { return };
+                assert!(!core::mem::replace(&mut circuit.closed, true), "CLOSE comes once");
+            }
+            Cell::Padding => {}
+        }
+    }
+}
+
+fn limits(cells: u16, credit: u16) -> LinkLimits {
+    LinkLimits {
+        record_cells: RecordCells::new(cells).expect("1 to 127"),
+        credit: InitialCredit::new(credit).expect("1 to 1024"),
+    }
+}
+
+fn address(of: u8) -> SocketAddr {
+    SocketAddr::new([192, 0, 2, of].into(), 9000)
+}
+
+/// The keys of a circuit: forward, backward.
+fn seeds((number, id): (u16, u32)) -> [Seed; 2] {
+    [0, 1].map(|direction| {
+        let mut bytes = [direction; 80];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        bytes[2..6].copy_from_slice(&id.to_be_bytes());
+        Seed::from_bytes(bytes)
+    })
+}

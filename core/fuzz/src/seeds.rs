@@ -1,0 +1,269 @@
+//! The inputs that every search begins with. `tests/corpus.rs` of the core writes them into the corpora and checks that
+//! they are there.
+
+use core::num::NonZeroU16;
+
+use bulbil_core::wire::cell::{self, CELL_LEN, CloseReason, Command, CreditWriter};
+use bulbil_core::wire::handshake::{Answer, CircuitLimit, Hello, InitialCredit, LinkLimits, RecordCells};
+use bulbil_core::wire::message::{BeginOptions, MESSAGE_LEN};
+use bulbil_core::wire::policy::Policy;
+use bulbil_core::wire::{CircuitId, EndReason, Message, NodeId, UnixTime};
+
+use super::descriptor;
+
+/// An input and the name of its file.
+pub type Seed = (&'static str, Vec<u8>);
+
+/// Cells of every kind, without the zero bytes at their end.
+pub fn cell() -> Vec<Seed> {
+    let circuit = CircuitId::new(0x0102_0304).expect("not 0");
+    let with_header = |circuit, command, body: &[u8]| {
+        let mut bytes = [0; CELL_LEN];
+        cell::emit_header(&mut bytes, circuit, command);
+        bytes[cell::HEADER_LEN..][..body.len()].copy_from_slice(body);
+        bytes
+    };
+    let close = |reason| {
+        let mut bytes = [0; CELL_LEN];
+        cell::emit_close(&mut bytes, circuit, reason);
+        bytes
+    };
+    let credit = |entries: u32| {
+        let mut bytes = [0; CELL_LEN];
+        let mut writer = CreditWriter::new(&mut bytes);
+        for id in 1..=entries {
+            let circuit = CircuitId::new(id * 0x0101).expect("not 0");
+            writer.push(circuit, NonZeroU16::MAX).expect("fits");
+        }
+        bytes
+    };
+    let hello = |cells, credit| {
+        let mut bytes = with_header(None, Command::HELLO, &[]);
+        Hello { limits: limits(cells, credit) }.emit(cell::body_mut(&mut bytes));
+        bytes
+    };
+    let seeds = [
+        ("padding", with_header(None, Command::PADDING, &[])),
+        ("padding-not-zero", with_header(None, Command::PADDING, &[0, 1])),
+        ("padding-on-circuit", with_header(Some(circuit), Command::PADDING, &[])),
+        ("hello-least", hello(1, 1)),
+        ("hello-most", hello(127, 1024)),
+        ("hello-version-2", with_header(None, Command::HELLO, &[0, 2, 0, 1, 0, 1])),
+        ("hello-too-much", with_header(None, Command::HELLO, &[0, 1, 0, 128, 4, 1])),
+        ("credit-1", credit(1)),
+        ("credit-84", credit(84)),
+        ("credit-none", with_header(None, Command::CREDIT, &[0])),
+        ("credit-85", with_header(None, Command::CREDIT, &[[85].as_slice(), &[1; 508]].concat())),
+        ("credit-of-zero", with_header(None, Command::CREDIT, &[1, 0, 0, 0, 1, 0, 0])),
+        ("open", with_header(Some(circuit), Command::OPEN, &[0xff; cell::BODY_LEN])),
+        ("relay", with_header(Some(circuit), Command::RELAY, &[0xff; cell::BODY_LEN])),
+        ("relay-on-link", with_header(None, Command::RELAY, &[1])),
+        ("close-finished", close(CloseReason::Finished)),
+        ("close-role-refused", close(CloseReason::RoleRefused)),
+        ("close-unknown", with_header(Some(circuit), Command::CLOSE, &[9])),
+    ];
+    seeds.map(|(name, bytes)| (name, without_zeros(&bytes))).into()
+}
+
+/// Relay messages of every kind, without the zero bytes at their end.
+pub fn message() -> Vec<Seed> {
+    let begin = |target: &str, sign, once, first| {
+        let target = target.parse().expect("a target");
+        emitted(&Message::Begin { options: BeginOptions { sign, once }, target, first })
+    };
+    let longest = format!("{}:65535", "n".repeat(253));
+    let full = [0x5a; 490];
+    let address = |text: &str| Message::Connected { address: text.parse().expect("an address") };
+    let receipt = Message::Receipt { time: UnixTime(1_800_000_000), signature: &[9; 256] };
+    vec![
+        ("begin-v4", begin("192.0.2.1:80", false, false, b"hi")),
+        ("begin-v6", begin("[2001:db8::1]:443", true, false, b"")),
+        ("begin-name", begin("example.org:443", false, true, b"GET / HTTP/1.1\r\n\r\n")),
+        ("begin-longest", begin(&longest, true, true, &full[..232])),
+        ("begin-service", begin("phonebook", true, true, b"")),
+        ("begin-name-of-digits", vec![1, 0, 14, 0, 3, 9, b'1', b'9', b'2', b'.', b'0', b'.', b'2', b'.', b'1', 0, 80]),
+        ("begin-dot", vec![1, 0, 8, 0, 3, 3, b'.', b'a', b'b', 0, 80]),
+        ("begin-flags", vec![1, 0, 3, 4, 4, 1]),
+        ("connected-v4", emitted(&address("192.0.2.1:80"))),
+        ("connected-v6", emitted(&address("[::ffff:192.0.2.1]:80"))),
+        ("data-1", emitted(&Message::Data(&[7]))),
+        ("data-490", emitted(&Message::Data(&full))),
+        ("data-none", vec![3, 0, 0]),
+        ("data-491", vec![3, 1, 0xeb, 1]),
+        ("fin", emitted(&Message::Fin)),
+        ("fin-with-data", vec![4, 0, 1, 0]),
+        ("end-done", emitted(&Message::End(EndReason::Done))),
+        ("end-cancelled", emitted(&Message::End(EndReason::Cancelled))),
+        ("end-unknown", vec![5, 0, 1, 15]),
+        ("drop", emitted(&Message::Drop)),
+        ("receipt", emitted(&receipt)),
+    ]
+}
+
+fn emitted(message: &Message<'_>) -> Vec<u8> {
+    let mut bytes = [0; MESSAGE_LEN];
+    message.emit(&mut bytes).expect("the message is sound");
+    without_zeros(&bytes)
+}
+
+/// Signed descriptors, alone and in a link's Answer, and ones that break a rule each.
+pub fn descriptor() -> Vec<Seed> {
+    let [relay, exit] = descriptor::signed() else { panic!("two are signed") };
+    let mut buffer = [0; 4096];
+    let answer = Answer {
+        time: UnixTime(1_800_000_000),
+        limits: limits(127, 64),
+        circuits: CircuitLimit::new(1000).expect("not 0"),
+        descriptor: exit,
+    };
+    let len = answer.emit(&mut buffer).expect("the answer is sound");
+    let spoilt = |descriptor: &[u8], at: usize, byte: u8| {
+        let mut bytes = descriptor.to_vec();
+        bytes[at] ^= byte;
+        bytes
+    };
+    vec![
+        ("signed-relay", relay.clone()),
+        ("signed-exit", exit.clone()),
+        ("answer", buffer[..len].to_vec()),
+        ("forged-sequence", spoilt(relay, 264, 1)),
+        ("forged-signature", spoilt(exit, exit.len() - 1, 1)),
+        ("even-modulus", spoilt(relay, 256, 1)),
+        ("reserved-role", spoilt(relay, 283, 8)),
+        ("exit-without-ports", spoilt(relay, 283, 2)),
+        ("ports-touch", spoilt(exit, exit.len() - 256 - 7, 1)),
+        ("truncated", relay[..relay.len() - 1].to_vec()),
+    ]
+}
+
+/// Policies, targets and a node id.
+pub fn text() -> Vec<Seed> {
+    let texts = [
+        ("policy-default", Policy::default().to_string()),
+        ("policy-loopback", Policy::loopback().to_string()),
+        (
+            "policy-commented",
+            "# mail\nreject *:25 # spam\r\n\n\taccept  192.0.2.0/24:80-443\naccept [2001:db8::]/32:*\n".into(),
+        ),
+        ("policy-mapped", "accept [::ffff:192.0.2.1]:80\n".into()),
+        ("policy-host-bits", "accept *:80\naccept 192.0.2.1/24:80\n".into()),
+        ("policy-plus", "accept *:+80\n".into()),
+        ("policy-gaps", (1..=12).map(|port| format!("accept *:{}\n", port * port)).collect()),
+        ("policy-full", "reject 192.0.2.1:1-2\n".repeat(33)),
+        ("target-v4", "192.0.2.1:80".into()),
+        ("target-v6", "[2001:db8::1]:443".into()),
+        ("target-scope", "[fe80::1%1]:443".into()),
+        ("target-name", "example.org:443".into()),
+        ("target-plus", "192.0.2.1:+80".into()),
+        ("target-service", "phonebook".into()),
+        ("node-id", NodeId([0x9a; 32]).to_string()),
+        ("node-id-capitals", NodeId([0x9a; 32]).to_string().to_uppercase()),
+    ];
+    texts.map(|(name, text)| (name, text.into_bytes())).into()
+}
+
+/// What may happen to a link, as [`super::record`] reads it.
+pub fn record() -> Vec<Seed> {
+    let seeds: [(&str, &[u8]); 11] = [
+        // Limits: 4 cells, 1 cell, 127 cells.
+        ("in-order", &[3, 0, 3, 0, 1, 0, 2, 3, 0xff, 0xff]),
+        ("byte-by-byte", &[0, 0, 0, 3, 0, 1, 3, 0, 1, 3, 0, 1, 3, 2, 0, 3, 0, 30]),
+        ("largest", &[0xff, 0, 126, 3, 0, 2, 3, 0xff, 0x0e, 3, 0, 1]),
+        ("flipped", &[1, 0, 1, 0, 0, 5, 0, 40, 1, 3, 0xff, 0xff]),
+        ("length-flipped", &[1, 0, 1, 5, 0, 1, 2, 3, 0xff, 0xff]),
+        ("length-impossible", &[1, 0, 1, 8, 0, 0, 2, 0, 1, 3, 0, 2]),
+        ("second-lost", &[0, 0, 0, 0, 1, 0, 2, 6, 2, 20, 4, 39, 3, 0xff, 0xff]),
+        ("repeated", &[0, 0, 0, 3, 2, 20, 9, 0, 0, 0, 3, 2, 20]),
+        ("failed-then-honest", &[0, 0, 0, 5, 0, 9, 1, 3, 2, 20, 0, 1, 3, 2, 20, 0, 2]),
+        ("copied-within", &[3, 0, 3, 7, 0, 0, 0, 40, 0, 99, 3, 0xff, 0xff]),
+        ("foreign-behind", &[0, 0, 0, 8, 2, 20, 4, 2, 18, 1, 1, 3, 2, 24]),
+    ];
+    seeds.map(|(name, bytes)| (name, bytes.to_vec())).into()
+}
+
+/// What may happen to an onion, as [`super::onion`] reads it.
+pub fn onion() -> Vec<Seed> {
+    // After the first byte: which of two onions, at which hop (times 2), given to which node (times 8).
+    let given = |hop: u8, node: u8| hop << 1 | node << 3;
+    // Authentic layers: the 64 bytes of an instruction and what the rest is filled with.
+    let authentic = |start: &[u8], id: u8, fill: u8| {
+        let mut bytes = vec![1];
+        bytes.extend_from_slice(start);
+        bytes.resize(1 + 20, 0);
+        bytes.resize(1 + 52, id);
+        bytes.resize(1 + 64, 0);
+        bytes.push(fill);
+        bytes
+    };
+    let v6 = [[1, 2].as_slice(), &[0x20; 16], &[1, 187]].concat();
+    vec![
+        ("hop-1", vec![0, given(0, 0)]),
+        ("hop-2-previous-key", vec![0, given(1, 1) | 1]),
+        ("hop-3", vec![0, given(2, 2)]),
+        ("hop-4", vec![0, given(3, 3) | 1]),
+        ("wrong-node", vec![0, given(0, 2)]),
+        ("ciphertext-flipped", vec![0, given(0, 0), 0, 0, 31, 0x80]),
+        ("mac-flipped", vec![0, given(0, 0), 0, 0x04, 0x60, 1]),
+        ("last-byte-flipped", vec![0, given(2, 2), 0, 0x13, 0xe1, 1]),
+        ("flipped-back", vec![0, given(3, 3), 0, 0, 9, 1, 0, 0, 9, 1]),
+        ("rest-of-another", vec![0, given(0, 0), 4, 1, 0x04, 0x70, 0x13, 0xe1]),
+        ("replaced-by-another", vec![0, given(0, 0), 4, 1, 0, 0, 0x13, 0xe1]),
+        ("rotated", vec![0, given(1, 1), 3, 4, 0xb0]),
+        ("zeroed", vec![0, given(1, 1), 1, 0x10, 0, 0x13, 0xe1, 0]),
+        ("authentic-last", authentic(&[0], 0, 0x5a)),
+        ("authentic-last-with-id", authentic(&[0], 1, 0)),
+        ("authentic-next-v4", authentic(&[1, 1, 192, 0, 2, 1, 0x23, 0x29], 7, 0)),
+        ("authentic-next-v6", authentic(&v6, 7, 0xff)),
+        ("authentic-port-0", authentic(&[1, 1, 192, 0, 2, 1, 0, 0], 7, 0)),
+        ("authentic-v4-padding", authentic(&[1, 1, 192, 0, 2, 1, 0, 80, 1], 7, 0)),
+        ("authentic-family-3", authentic(&[1, 3, 192, 0, 2, 1, 0, 80], 7, 0)),
+        ("authentic-kind-2", authentic(&[2], 0, 0)),
+    ]
+}
+
+/// What may happen to a node, as [`super::node`] reads it.
+pub fn node() -> Vec<Seed> {
+    // A link with credit 101; a whole onion; its job; what it tells the node to do.
+    let opened = |told: u8| [0, 0, 100, 1, 0, 0, 3, 4, 0, told];
+    let (exit, relay, rejected) = (opened(0xf0), opened(5), opened(0xff));
+    let (exit, relay) = (&exit[..], &relay[..]);
+    const BEGIN: &[u8] = &[6, 0, 0, 0, 5];
+    const CONNECT: &[u8] = &[13, 0, 200, 0, 0];
+    const SAY: &[u8] = &[7, 0, 0, 99, 99];
+    const SAY_FIN: &[u8] = &[7, 0, 0, 0, 0];
+    const ANSWER: &[u8] = &[13, 0, 9, 7, 0];
+    const ANSWER_FIN: &[u8] = &[13, 0, 96, 0, 0];
+    const READ: &[u8] = &[13, 0, 200, 7, 0];
+    const PUMP: &[u8] = &[12, 255];
+    const LINK_UP: &[u8] = &[12, 0, 200];
+    const LATER: &[u8] = &[14, 255];
+    let seeds: [(&str, &[&[u8]]); 14] = [
+        ("onion-rejected", &[&[0], &rejected, PUMP]),
+        ("role-refused", &[&[2], exit, PUMP]),
+        ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
+        ("exit-answers", &[&[0], exit, BEGIN, CONNECT, ANSWER, PUMP, &[9, 0, 0, 200], ANSWER, PUMP]),
+        ("exit-signs", &[&[0], exit, &[6, 0, 0, 1, 5], CONNECT, SAY_FIN, READ, ANSWER, ANSWER_FIN, READ, PUMP]),
+        ("exit-finishes", &[&[0], exit, BEGIN, CONNECT, ANSWER_FIN, SAY_FIN, READ, READ, READ, PUMP]),
+        ("exit-refuses", &[&[0], exit, BEGIN, &[13, 0, 0, 0, 0], PUMP]),
+        ("early-cells", &[&[0, 0, 100, 1, 0, 0], BEGIN, SAY, &[3, 4, 0, 0xf0], CONNECT, READ]),
+        ("beyond-credit", &[&[0], exit, BEGIN, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY]),
+        ("passing", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[8, 1, 0, 7], PUMP]),
+        ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),
+        ("next-hop-lost", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[15, 1], PUMP]),
+        ("expires", &[&[0], exit, BEGIN, CONNECT, LATER, LATER, LATER, PUMP, LATER, PUMP]),
+        ("own-circuit", &[&[0, 14, 9, 3], &[5; 8], LINK_UP, PUMP, ANSWER, PUMP, &[8, 0, 0, 7]]),
+    ];
+    seeds.map(|(name, parts)| (name, parts.concat())).into()
+}
+
+fn limits(cells: u16, credit: u16) -> LinkLimits {
+    LinkLimits {
+        record_cells: RecordCells::new(cells).expect("1 to 127"),
+        credit: InitialCredit::new(credit).expect("1 to 1024"),
+    }
+}
+
+fn without_zeros(bytes: &[u8]) -> Vec<u8> {
+    let len = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    bytes[..len].to_vec()
+}

@@ -1,0 +1,48 @@
+//! `bulbil node`.
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tracing::info;
+
+use super::{Failure, print};
+use crate::{
+    config::Config,
+    node,
+    shutdown::Shutdown,
+    socks::{Proxy, Settings},
+    state::StateDir,
+};
+
+/// Runs the node until `shutdown`. Says on standard output who it is and where it listens, one line each:
+/// `fingerprint HEX`, `listening ADDRESS`, `socks ADDRESS`, `ready`.
+pub(super) async fn run(config: &Config, shutdown: Shutdown) -> Result<(), Failure> {
+    let state = StateDir::open(&config.state)?;
+    let mut listeners = Vec::new();
+    if config.roles.client {
+        for address in &config.socks.listen {
+            let failed = Failure::system(format!("listen for SOCKS clients on {address}"));
+            listeners.push(TcpListener::bind(address).await.map_err(failed)?);
+        }
+    }
+    let node = node::start(config, Some(state)).await?;
+    print(&format!("fingerprint {}\n", node.fingerprint()))?;
+    if let Some(address) = node.local_addr() {
+        print(&format!("listening {address}\n"))?;
+    }
+    let settings = Settings {
+        connections: usize::try_from(config.socks.connections).unwrap_or(usize::MAX),
+        deadline: config.path.deadline(),
+    };
+    let proxy = Proxy::new(node.clone(), settings);
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        let address = listener.local_addr().map_err(Failure::system("find the SOCKS proxy's address"))?;
+        print(&format!("socks {address}\n"))?;
+        serving.spawn(proxy.clone().serve(listener, shutdown.clone()));
+    }
+    print("ready\n")?;
+    shutdown.requested().await;
+    while serving.join_next().await.is_some() {}
+    node.shutdown().await;
+    info!(socks = ?proxy.counts(), "node stopped");
+    Ok(())
+}

@@ -1,0 +1,437 @@
+//! From a description to a running node.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bulbil_core::crypto::identity::{self, IdentitySecret};
+use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
+use bulbil_core::link::LinkSecret;
+use bulbil_core::node::{Config, Patience};
+use bulbil_core::phonebook::{HopCount, Strictness};
+use bulbil_core::wire::descriptor::{ADDRESSES_MAX, DESCRIPTOR_MAX_LEN, SIGNING_CONTEXT};
+use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
+use bulbil_core::wire::policy::Policy;
+use bulbil_core::wire::{Descriptor, NodeId, OnionKeyKind, ProtocolVersion, Roles, UnixTime};
+use rand_core::Rng as _;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::directory::Directory;
+use super::keeper::{self, Rotation};
+use super::{Inner, Node, StartError};
+use crate::config::{self, Bootstrap, NetworkGroups};
+use crate::engine::memory::Sizes;
+use crate::engine::readiness::Readiness;
+use crate::engine::shell::{Keys, TokioShell, unix_time};
+use crate::engine::workers::Workers;
+use crate::engine::{Command, Engine};
+use crate::random::SYSTEM;
+use crate::state::{Item, StateDir};
+
+/// How long a descriptor is valid. Onion keys rotate faster; this bounds how long a node that has gone is believed in.
+const VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// A descriptor is valid a little before it is signed, for clocks that are slow.
+const CLOCK_SLACK: Duration = Duration::from_secs(600);
+/// Circuits that are built at one time; the others wait.
+const BUILDING: usize = 64;
+
+/// Describes a node; [`NodeBuilder::start`] starts it.
+pub struct NodeBuilder {
+    listen: Vec<SocketAddr>,
+    advertise: Vec<SocketAddr>,
+    relay: bool,
+    exit: bool,
+    policy: Policy,
+    bootstrap: Vec<Bootstrap>,
+    identity: Option<IdentitySecret>,
+    link: Option<LinkSecret>,
+    onion_kind: OnionKeyKind,
+    rotation: Duration,
+    hops: HopCount,
+    strictness: Strictness,
+    reuse: Duration,
+    sizes: Sizes,
+    circuits_per_link: u32,
+    onions_per_link: u16,
+    half_open_links: u16,
+    patience: Patience,
+    workers: usize,
+    guards: Vec<NodeId>,
+}
+
+impl Default for NodeBuilder {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            advertise: Vec::new(),
+            relay: false,
+            exit: false,
+            policy: Policy::default(),
+            bootstrap: Vec::new(),
+            identity: None,
+            link: None,
+            onion_kind: OnionKeyKind::XWing,
+            rotation: Duration::from_secs(3600),
+            hops: HopCount::default(),
+            strictness: Strictness::default(),
+            reuse: Duration::from_secs(600),
+            sizes: Sizes::default(),
+            circuits_per_link: 4096,
+            onions_per_link: 512,
+            half_open_links: 128,
+            patience: Patience::DEFAULT,
+            workers: 0,
+            guards: Vec::new(),
+        }
+    }
+}
+
+impl NodeBuilder {
+    /// Answers links at `address`; port 0 lets the system choose. A node that listens nowhere is a client only.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// Tells others to use `address` instead of those listened on; at most four.
+    #[must_use]
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertise.push(address);
+        self
+    }
+
+    /// Passes circuits on.
+    #[must_use]
+    pub const fn relay(mut self) -> Self {
+        self.relay = true;
+        self
+    }
+
+    /// Ends circuits and connects to targets as `policy` allows.
+    #[must_use]
+    pub fn exit(mut self, policy: Policy) -> Self {
+        (self.exit, self.policy) = (true, policy);
+        self
+    }
+
+    /// Asks this node for its descriptor at the start, and again from time to time.
+    #[must_use]
+    pub fn bootstrap(mut self, contact: Bootstrap) -> Self {
+        self.bootstrap.push(contact);
+        self
+    }
+
+    /// Who the node is. Without this it makes itself an identity that is kept nowhere.
+    #[must_use]
+    pub fn identity(mut self, identity: IdentitySecret) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// The key that its links are answered with. Without this it makes itself one.
+    #[must_use]
+    pub fn link_key(mut self, link: LinkSecret) -> Self {
+        self.link = Some(link);
+        self
+    }
+
+    /// The kind of its onion keys, and for how long it uses one.
+    #[must_use]
+    pub const fn onion_key(mut self, kind: OnionKeyKind, rotation: Duration) -> Self {
+        (self.onion_kind, self.rotation) = (kind, rotation);
+        self
+    }
+
+    /// How its own paths are chosen.
+    #[must_use]
+    pub const fn paths(mut self, hops: HopCount, strictness: Strictness) -> Self {
+        (self.hops, self.strictness) = (hops, strictness);
+        self
+    }
+
+    /// How much it can hold.
+    #[must_use]
+    pub const fn sizes(mut self, sizes: Sizes) -> Self {
+        self.sizes = sizes;
+        self
+    }
+
+    /// Starts the node.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on, or settings that contradict each other; the text says what to do.
+    pub async fn start(self) -> Result<Node, StartError> {
+        if (self.relay || self.exit) && self.listen.is_empty() {
+            return Err(StartError(
+                "a relay or an exit needs an address to listen on (`listen` in the configuration)".into(),
+            ));
+        }
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for address in &self.listen {
+            let failed = |error| StartError(format!("cannot listen on {address}: {error}; is another node using it?"));
+            let listener = listen(address).map_err(failed)?;
+            addresses.push(listener.local_addr().map_err(failed)?);
+            listeners.push(listener);
+        }
+        let threads = match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let workers = Workers::start(threads).map_err(|error| StartError(format!("cannot start threads: {error}")))?;
+        let advertised = if self.advertise.is_empty() { addresses.clone() } else { self.advertise.clone() };
+        let serving = !listeners.is_empty();
+
+        let (identity, link, kind) = (self.identity, self.link, self.onion_kind);
+        let keys = workers.call(move || {
+            let link = link.unwrap_or_else(|| LinkSecret::generate(&mut SYSTEM.clone()));
+            let onion = OnionSecret::generate(kind, &mut SYSTEM.clone());
+            // A client that answers no links shows itself to nobody, and needs no RSA key.
+            let identity = identity.or_else(|| serving.then(|| IdentitySecret::generate(&mut SYSTEM.clone())));
+            let node = identity.as_ref().map_or_else(random_node, IdentitySecret::node_id);
+            Keys { identity, link, onion: RwLock::new(OnionKeys::new(onion, None)), node }
+        });
+        let keys = Arc::new(keys.await.ok_or_else(|| StartError("key generation failed".into()))?);
+        let node = keys.node;
+        let card = Card {
+            roles: Roles { relay: self.relay, exit: self.exit, constrained: false },
+            addresses: advertised,
+            policy: self.policy.clone(),
+        };
+        let descriptor = card.sign_current(&keys)?;
+
+        let config = Config {
+            node: keys.node,
+            relay: self.relay,
+            exit: self.exit,
+            limits: LinkLimits {
+                record_cells: RecordCells::MAX,
+                credit: InitialCredit::new(INITIAL_CREDIT).expect("in range"),
+            },
+            window_max: window_max(self.sizes.cells),
+            circuits_per_link: self.circuits_per_link,
+            onions_per_link: self.onions_per_link,
+            half_open_links: self.half_open_links,
+            patience: self.patience,
+        };
+        let directory = Directory::start(keys.node, self.reuse, self.guards);
+        let (commands, asked) = mpsc::unbounded_channel();
+        let (done, finished) = mpsc::unbounded_channel();
+        let shown = {
+            let directory = directory.clone();
+            Box::new(move |descriptor: &_, _time: UnixTime| directory.insert(Clone::clone(descriptor)))
+        };
+        let shell = TokioShell {
+            keys: Arc::clone(&keys),
+            descriptor,
+            policy: Arc::new(self.policy),
+            workers: workers.clone(),
+            readiness: Arc::new(Readiness::default()),
+            done,
+            conversations: std::collections::HashMap::new(),
+            contacts: std::collections::HashMap::new(),
+            shown,
+            random: SYSTEM,
+        };
+        let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
+        engine.start().map_err(|error| StartError(format!("cannot start the node's thread: {error}")))?;
+
+        let mut tasks = JoinSet::new();
+        for contact in self.bootstrap {
+            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.doubts()));
+        }
+        if serving {
+            let rotation = Rotation { keys, card, kind: self.onion_kind, period: self.rotation };
+            tasks.spawn(rotation.run(workers.clone(), commands.clone()));
+        }
+        Ok(Node {
+            inner: Arc::new(Inner {
+                node,
+                addresses,
+                commands,
+                directory,
+                workers,
+                building: Semaphore::new(BUILDING),
+                hops: self.hops,
+                strictness: self.strictness,
+                reuse_paths: !self.reuse.is_zero(),
+                started: tokio::time::Instant::now(),
+                tasks: std::sync::Mutex::new(tasks),
+            }),
+        })
+    }
+}
+
+fn listen(address: &SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    // With SO_REUSEADDR, which the standard library sets: a restarted node does not wait for its old connections to be forgotten.
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Room that every circuit has from the beginning, in each direction: enough for a small answer without waiting.
+const INITIAL_CREDIT: u16 = 16;
+
+/// One direction of one circuit may take a 16th of the pool, and not more than 2 MiB.
+fn window_max(cells: usize) -> u16 {
+    u16::try_from((cells / 16).clamp(usize::from(INITIAL_CREDIT), 4096)).unwrap_or(4096)
+}
+
+fn random_node() -> NodeId {
+    let mut id = [0; 32];
+    SYSTEM.clone().fill_bytes(&mut id);
+    NodeId(id)
+}
+
+/// What a node says of itself, apart from its keys.
+pub(super) struct Card {
+    roles: Roles,
+    addresses: Vec<SocketAddr>,
+    policy: Policy,
+}
+
+impl Card {
+    fn sign_current(&self, keys: &Keys) -> Result<Vec<u8>, StartError> {
+        let onion = keys.onion.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.sign(keys, onion.current())
+    }
+
+    /// A descriptor that announces `onion`, signed; empty for a node that answers no links.
+    pub(super) fn sign(&self, keys: &Keys, onion: &OnionSecret) -> Result<Vec<u8>, StartError> {
+        let Some(identity) = &keys.identity else { return Ok(Vec::new()) };
+        let now = unix_time();
+        let mut descriptor = Descriptor {
+            identity: identity.public(),
+            // Milliseconds, so that a node that restarts at once is believed at once.
+            sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            valid_from: now.saturating_sub(CLOCK_SLACK),
+            valid_until: now.saturating_add(VALIDITY),
+            protocol: ProtocolVersion::V1,
+            roles: self.roles,
+            link_key: keys.link.public().0,
+            onion_key: onion.public(),
+            addresses: self.addresses.iter().take(ADDRESSES_MAX).copied().collect(),
+            exit_ports: if self.roles.exit { self.policy.summary() } else { Default::default() },
+            signature: [0; 256],
+        };
+        let invalid =
+            |error| StartError(format!("this node cannot be described to others: {error}; check its addresses"));
+        let mut bytes = [0; DESCRIPTOR_MAX_LEN];
+        let len = descriptor.emit_unsigned(&mut bytes).map_err(invalid)?;
+        let signature = identity.sign(&mut SYSTEM.clone(), &[SIGNING_CONTEXT, &bytes[..len]]);
+        descriptor.signature =
+            signature.map_err(|_| StartError("the identity key does not sign; is it damaged?".into()))?;
+        debug_assert!(
+            identity::verify(&descriptor.identity, &[SIGNING_CONTEXT, &bytes[..len]], &descriptor.signature).is_ok()
+        );
+        let len = descriptor.emit(&mut bytes).map_err(invalid)?;
+        Ok(bytes[..len].to_vec())
+    }
+}
+
+/// Starts a node as `config` says; without `state` under an identity of the moment that is kept nowhere.
+///
+/// # Errors
+/// A state directory that cannot be used, an address that cannot be listened on; the text says what to do.
+pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<Node, StartError> {
+    let limits = &config.limits;
+    let to_u16 = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    let to_usize = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+    let mut builder = Node::builder()
+        .onion_key(config.onion_key.kind, config.onion_key.rotation())
+        .paths(
+            u8::try_from(config.path.hops).ok().and_then(HopCount::new).unwrap_or_default(),
+            match config.path.network_groups {
+                NetworkGroups::Require => Strictness::Require,
+                NetworkGroups::Prefer => Strictness::Prefer,
+                NetworkGroups::Ignore => Strictness::Ignore,
+            },
+        )
+        .sizes(Sizes {
+            links: to_usize(limits.links),
+            circuits: to_usize(limits.circuits),
+            cells: to_usize(limits.cells),
+            onions: to_usize(limits.onions),
+            origins: to_usize(limits.circuits),
+            ..Sizes::default()
+        });
+    builder.reuse = config.path.reuse();
+    builder.circuits_per_link = limits.circuits_per_link;
+    builder.onions_per_link = to_u16(limits.jobs_per_link);
+    builder.half_open_links = to_u16(limits.half_open_links);
+    builder.patience = Patience { idle: limits.circuit_idle(), handshake: limits.handshake(), ..Patience::DEFAULT };
+    builder.workers = to_usize(limits.workers);
+    builder.relay = config.roles.relay;
+    if config.roles.exit {
+        builder = builder.exit(config.exit.policy.clone());
+    }
+    builder.bootstrap.clone_from(&config.bootstrap);
+    builder.advertise.clone_from(&config.advertise);
+    if config.roles.relay || config.roles.exit {
+        builder.listen.clone_from(&config.listen);
+    }
+    if let Some(state) = &state {
+        builder.guards = load_guards(state)?;
+    }
+    if let Some(state) = &state
+        && !builder.listen.is_empty()
+    {
+        let (identity, link) = load_keys(state)?;
+        builder = builder.identity(identity).link_key(link);
+    }
+    if config.roles.client && config.bootstrap.is_empty() {
+        tracing::warn!("no bootstrap nodes: this client knows nobody to open a path through; add `bootstrap` entries");
+    }
+    let node = builder.start().await?;
+    node.keep(state);
+    Ok(node)
+}
+
+/// The first hops of before. A file that holds something else is an error, not a reason to draw new ones: that is what an attacker would like.
+fn load_guards(state: &StateDir) -> Result<Vec<NodeId>, StartError> {
+    let bytes = state.read(Item::Guards).map_err(|error| StartError(error.to_string()))?;
+    let bytes = bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
+    let (nodes, rest) = bytes.as_chunks::<32>();
+    if !rest.is_empty() {
+        let path = state.item_path(Item::Guards);
+        return Err(StartError(format!("{} does not hold node ids; remove it to draw new first hops", path.display())));
+    }
+    Ok(nodes.iter().copied().map(NodeId).collect())
+}
+
+/// The keys that survive a restart. Onion keys do not: a node that came back with an old one, but without its replay tags, would
+/// open the same onion twice.
+fn load_keys(state: &StateDir) -> Result<(IdentitySecret, LinkSecret), StartError> {
+    let wrong = |item: Item| {
+        StartError(format!(
+            "{} does not hold a key; restore it, or remove it to get a new one",
+            state.item_path(item).display()
+        ))
+    };
+    let failed = |error: crate::state::StateError| StartError(error.to_string());
+    let identity = match state.read(Item::Identity).map_err(failed)? {
+        Some(der) => IdentitySecret::from_pkcs8(&der).map_err(|_| wrong(Item::Identity))?,
+        None => {
+            let der = crate::identity::generate();
+            state.create(Item::Identity, &der).map_err(failed)?;
+            IdentitySecret::from_pkcs8(&der).map_err(|_| wrong(Item::Identity))?
+        }
+    };
+    let link = match state.read(Item::LinkKey).map_err(failed)? {
+        Some(bytes) => {
+            let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| wrong(Item::LinkKey))?;
+            LinkSecret::from_bytes(bytes)
+        }
+        None => {
+            let link = LinkSecret::generate(&mut SYSTEM.clone());
+            state.create(Item::LinkKey, link.to_bytes().as_ref()).map_err(failed)?;
+            link
+        }
+    };
+    Ok((identity, link))
+}
+
+/// So that the channel's end is in one place.
+pub(super) type Commands = mpsc::UnboundedSender<Command>;
