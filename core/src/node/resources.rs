@@ -15,7 +15,7 @@ use crate::relay::onions::OnionSlot;
 /// | `INDEX` | the index of circuits: a power of two, at least `4 * CIRCUITS` | 12 |
 /// | `CELLS` | cells: at least `2 * 8 * CIRCUITS`, so that every circuit gets its least room both ways | 516 |
 /// | `ONIONS` | onions that arrive, are opened or leave | 5,136 |
-/// | `ORIGINS` | circuits of our own, at most `CIRCUITS` | 1,520 |
+/// | `ORIGINS` | circuits of our own, at most `CIRCUITS` | 1,528 |
 /// | `REPLAY` | replay tags, for each of two onion keys; a set is full at three quarters | 2 x 8 |
 ///
 /// ```
@@ -128,6 +128,7 @@ mod tests {
             window_max: WINDOW_MIN,
             circuits_per_link: 7,
             onions_per_link: 1,
+            half_open_links: 2,
             patience: Patience::DEFAULT,
         };
         assert!(Node::new(config, resources.lend(), &mut rng(1)).is_ok());
