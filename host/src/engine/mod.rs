@@ -227,7 +227,9 @@ async fn run(
             // Before the reply: the process may end right behind it, and what it leaves open the system ends as if all was well.
             shell.end_conversations();
             driver.close_all(&mut shell, now);
-            stopping.told.drain(..).for_each(|told| drop(told.send(())));
+            for told in stopping.told.drain(..) {
+                let _nobody_waits = told.send(());
+            }
             return;
         }
         if more == More::Yes {
