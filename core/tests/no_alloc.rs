@@ -241,6 +241,7 @@ impl Machine {
         descriptor.signature = identity.sign(&mut rng, &[SIGNING_CONTEXT, &bytes[..len]]).unwrap();
         let len = descriptor.emit(&mut bytes).unwrap();
         let config = Config {
+            half_open_links: 2,
             node: identity.node_id(),
             relay: true,
             exit: true,
@@ -248,7 +249,6 @@ impl Machine {
             window_max: 48,
             circuits_per_link: 7,
             onions_per_link: 2,
-            half_open_links: 2,
             patience: Patience::DEFAULT,
         };
         let resources: &'static mut Small = Box::leak(Box::new(Small::new()));

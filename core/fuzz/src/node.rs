@@ -170,10 +170,12 @@ impl World<'_> {
             10 => {
                 let (link, id) = self.pick(script)?;
                 let reason = CloseReason::from_code(script.byte()? % 9).ok()?;
-                let mut bytes = [0; CELL_LEN];
-                cell::emit_close(&mut bytes, CircuitId::new(id)?, reason);
-                self.deliver(link, &mut bytes, true);
-                self.forget(link, id);
+                if self.circuit(link, id).is_some() {
+                    let mut bytes = [0; CELL_LEN];
+                    cell::emit_close(&mut bytes, CircuitId::new(id)?, reason);
+                    self.deliver(link, &mut bytes, true);
+                    self.forget(link, id);
+                }
             }
             11 => {
                 let link = self.pick_link(script)?;
@@ -182,7 +184,10 @@ impl World<'_> {
                 bytes[..raw.len()].copy_from_slice(raw);
                 self.deliver_raw(link, &mut bytes);
             }
-            12 => self.pump(script)?,
+            12 => {
+                let wishes = script.byte()?;
+                self.serve(script, 1 + usize::from(wishes % 8))?;
+            }
             13 => self.talk(script)?,
             14 => match script.byte()? {
                 0..=1 => self.node.stop(),
@@ -191,6 +196,8 @@ impl World<'_> {
                 choice => {
                     self.now = Instant::from_millis(self.now.millis() + u64::from(choice) * u64::from(choice) * 20);
                     self.node.handle_timeout(self.now);
+                    // A link that the node closes takes nothing more, so its owner has to see to that at once.
+                    self.serve(script, usize::MAX)?;
                 }
             },
             _ => {
@@ -270,7 +277,7 @@ impl World<'_> {
             peer.circuits.insert(id, Circuit::new(u32::from(CREDIT), u32::from(credit), 0, seeds));
         }
         // Mostly all of it.
-        let parts = if choice < 0xc0 { 10 } else { usize::from(choice & 0x0f) };
+        let parts = if choice < 0xc0 { 10 } else { 1 + usize::from(choice % 10) };
         for _ in 0..parts {
             let Some(peer) = self.peers.get_mut(&link) else { break };
             let number = peer.number;
@@ -462,17 +469,18 @@ impl World<'_> {
     }
 
     fn drop_link(&mut self, link: LinkId) {
-        let Some(peer) = self.peers.remove(&link) else { return };
-        for (id, circuit) in peer.circuits {
-            self.history.insert((peer.number, id), circuit.said);
+        if let Some(peer) = self.peers.remove(&link) {
+            for (id, circuit) in peer.circuits {
+                self.history.insert((peer.number, id), circuit.said);
+            }
         }
+        // Without a peer it is one that the node wanted and gave up.
         self.node.handle_link_down(link, self.now);
     }
 
-    /// Does what the node wants for its links, or lets some of it be.
-    fn pump(&mut self, script: &mut Script<'_>) -> Option<()> {
-        let choice = script.byte()?;
-        for _ in 0..=choice % 8 {
+    /// Does some of what the node wants for its links.
+    fn serve(&mut self, script: &mut Script<'_>, wishes: usize) -> Option<()> {
+        for _ in 0..wishes {
             let Some((link, wish)) = self.node.poll_link() else { break };
             match wish {
                 LinkWish::Connect { address: at, node } => {
@@ -481,7 +489,7 @@ impl World<'_> {
                     assert_eq!(at, address(node.0[0]), "another address than the onion's");
                     match script.byte()? {
                         0..=31 => self.drop_link(link),
-                        // Not yet: comes with a later `pump`, or never.
+                        // It takes for ever.
                         32..=47 => {}
                         choice => {
                             let limits = limits(1 + u16::from(choice % 4), u16::from(choice));
@@ -498,7 +506,7 @@ impl World<'_> {
                         }
                     }
                 }
-                LinkWish::Send => self.drain(link, 1 + usize::from(choice / 8)),
+                LinkWish::Send => self.drain(link, 1 + usize::from(script.byte()? / 8)),
                 LinkWish::Close => self.drop_link(link),
             }
         }
@@ -665,13 +673,12 @@ impl World<'_> {
                 self.conversations.push((name, Conversation::default()));
             }
         }
-        // More than the pool can hold for each.
-        for _ in 0..(CELLS + 4) * CIRCUITS {
-            if self.conversations.is_empty() {
-                break;
+        // More often than the pool has cells, and with room for all of them.
+        for _ in 0..CELLS + 4 {
+            for at in (0..self.conversations.len()).rev() {
+                self.output(at, 4096, 0);
+                assert_eq!(self.node.audit(), Ok(()));
             }
-            self.output(0, 4096, 0);
-            assert_eq!(self.node.audit(), Ok(()));
         }
         assert_eq!(self.node.usage(), Usage::default(), "something is left");
     }

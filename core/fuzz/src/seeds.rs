@@ -224,7 +224,7 @@ pub fn onion() -> Vec<Seed> {
 /// What may happen to a node, as [`super::node`] reads it.
 pub fn node() -> Vec<Seed> {
     // A link with credit 101; a whole onion; its job; what it tells the node to do.
-    let opened = |told: u8| [0, 0, 100, 1, 0, 0, 3, 4, 0, told];
+    let opened = |told: u8| [0, 100, 1, 0, 0, 3, 4, 0, told];
     let (exit, relay, rejected) = (opened(0xf0), opened(5), opened(0xff));
     let (exit, relay) = (&exit[..], &relay[..]);
     const BEGIN: &[u8] = &[6, 0, 0, 0, 5];
@@ -234,10 +234,13 @@ pub fn node() -> Vec<Seed> {
     const ANSWER: &[u8] = &[13, 0, 9, 7, 0];
     const ANSWER_FIN: &[u8] = &[13, 0, 96, 0, 0];
     const READ: &[u8] = &[13, 0, 200, 7, 0];
-    const PUMP: &[u8] = &[12, 255];
+    const PUMP: &[u8] = &[12, 0, 255];
     const LINK_UP: &[u8] = &[12, 0, 200];
+    // Circuits that end and have not been told so, on two links.
+    const REJECT: &[u8] = &[1, 0, 0, 3, 4, 0, 0xff];
+    const REJECT_1: &[u8] = &[1, 1, 0, 3, 4, 0, 0xff];
     const LATER: &[u8] = &[14, 255];
-    let seeds: [(&str, &[&[u8]]); 14] = [
+    let seeds: [(&str, &[&[u8]]); 17] = [
         ("onion-rejected", &[&[0], &rejected, PUMP]),
         ("role-refused", &[&[2], exit, PUMP]),
         ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
@@ -246,6 +249,9 @@ pub fn node() -> Vec<Seed> {
         ("exit-finishes", &[&[0], exit, BEGIN, CONNECT, ANSWER_FIN, SAY_FIN, READ, READ, READ, PUMP]),
         ("exit-refuses", &[&[0], exit, BEGIN, &[13, 0, 0, 0, 0], PUMP]),
         ("early-cells", &[&[0, 0, 100, 1, 0, 0], BEGIN, SAY, &[3, 4, 0, 0xf0], CONNECT, READ]),
+        ("client-lost-while-connecting", &[&[0], exit, BEGIN, &[15, 0], CONNECT, READ]),
+        ("circuits-full", &[&[0, 0, 100, 0, 100], REJECT, REJECT, REJECT, REJECT, REJECT_1, REJECT_1, &[1, 1, 0]]),
+        ("closed-behind-early-cells", &[&[0, 0, 100, 1, 0, 0], BEGIN, &[10, 0, 0, 0]]),
         ("beyond-credit", &[&[0], exit, BEGIN, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY]),
         ("passing", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[8, 1, 0, 7], PUMP]),
         ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),

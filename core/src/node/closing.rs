@@ -43,6 +43,7 @@ impl Node<'_> {
                 exit.halves.finish_received = false;
             }
         }
+        // A circuit whose onion has not been opened has nowhere to deliver to.
         let deliverable = !entry.forward.waiting().is_empty()
             && from == Some(Side::Inward)
             && !matches!(entry.role, Role::Opening { .. });

@@ -177,18 +177,18 @@ impl<'m> Ports<'m> {
         self.used
     }
 
+    /// Whether no link is in the table.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
     /// Adds a link; `None` if the table is full.
     pub fn insert(&mut self, port: Port) -> Option<LinkId> {
         let at = self.slots.iter().position(|slot| slot.port.is_none())?;
         self.slots[at].port = Some(port);
         self.used += 1;
         Some(LinkId::new(at as u16, self.slots[at].generation))
-    }
-
-    /// Whether no link is in the table.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.used == 0
     }
 
     /// Removes a link. Its lists must be empty.

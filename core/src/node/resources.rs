@@ -120,6 +120,7 @@ mod tests {
         let mut resources = std::boxed::Box::new(Small::new());
         let limits = LinkLimits { record_cells: RecordCells::MIN, credit: InitialCredit::new(WINDOW_MIN).unwrap() };
         let config = Config {
+            half_open_links: 2,
             node: NodeId([1; 32]),
             relay: true,
             exit: false,
@@ -127,7 +128,6 @@ mod tests {
             window_max: WINDOW_MIN,
             circuits_per_link: 7,
             onions_per_link: 1,
-            half_open_links: 2,
             patience: Patience::DEFAULT,
         };
         assert!(Node::new(config, resources.lend(), &mut rng(1)).is_ok());

@@ -24,7 +24,10 @@ const CONTROL_ROOM: u16 = 4;
 const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
 
 /// What an exit's conversation needs from the owner.
-#[expect(clippy::large_enum_variant, reason = "lives for one call, and there is no allocator")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once a conversation, taken apart at once, and there is no allocator"
+)]
 pub enum Ask<'a> {
     /// Connect to the target; answer with [`Node::handle_connected`] or [`Node::handle_failed`].
     Connect(&'a Target),
@@ -127,11 +130,11 @@ impl Node<'_> {
 
     fn send_message(&mut self, index: CircuitIndex, body: &mut CellBody) {
         let Some(entry) = self.table.get_mut(index) else { return };
-        let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
         if entry.farewell.is_some() {
-            // Nobody is there to hear it, and its room has been given back.
+            // The circuit ended while the outside was connecting or signing, and its room is given back.
             return;
         }
+        let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
         let flow = entry.leaving(side);
         let Ok(place) = flow.push(&mut self.pool) else {
             debug_assert!(false, "room for control messages is kept free");

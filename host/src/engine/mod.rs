@@ -199,8 +199,9 @@ async fn run(
         driver.handle_timeout(&mut shell, now);
         if let Some((deadline, reply)) = stopping.take() {
             if driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= deadline {
-                driver.close_all(&mut shell, now);
+                // Before the reply: the process may end right behind it, and what it leaves open the system ends as if all was well.
                 shell.end_conversations();
+                driver.close_all(&mut shell, now);
                 let _nobody_waits = reply.send(());
                 return Ok(());
             }

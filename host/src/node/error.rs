@@ -28,7 +28,16 @@ impl std::fmt::Display for OpenError {
         match self {
             Self::Ended(reason) => write!(f, "the conversation ended: {reason}"),
             Self::Closed(reason) => write!(f, "the circuit closed: {reason}"),
-            Self::NoPath(error) => write!(f, "no path: {error}"),
+            Self::NoPath(error) => {
+                write!(f, "no path: {error}")?;
+                f.write_str(match error {
+                    PathError::NoLastHop => "; are the bootstrap nodes up and reachable, and is one of them an exit?",
+                    PathError::TooFewRelays { .. } => {
+                        "; are the bootstrap nodes up and reachable, and are they enough?"
+                    }
+                    _ => "",
+                })
+            }
             Self::Refused(error) => write!(f, "the circuit was not opened: {error}"),
             Self::BadReceipt => {
                 f.write_str("the exit was asked to sign the answer, and its signature is wrong or missing")
