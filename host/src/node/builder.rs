@@ -30,7 +30,7 @@ use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
 /// How long a descriptor is valid. Onion keys rotate faster; this bounds how long a node that has gone is believed in.
-const VALIDITY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 /// A descriptor is valid a little before it is signed, for clocks that are slow.
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
 /// Circuits that are built at one time; the others wait.

@@ -17,6 +17,8 @@ pub enum OpenError {
     Refused(OpenRefused),
     /// The exit's signature is wrong or missing.
     BadReceipt,
+    /// The answer is longer than the caller takes.
+    TooLong,
     /// The target was not reached in time.
     Deadline,
     /// The node is shutting down.
@@ -40,8 +42,9 @@ impl std::fmt::Display for OpenError {
             }
             Self::Refused(error) => write!(f, "the circuit was not opened: {error}"),
             Self::BadReceipt => {
-                f.write_str("the exit was asked to sign the answer, and its signature is wrong or missing")
+                f.write_str("the exit was asked to sign the answer, and its signature is missing, wrong, or made before it had the whole request")
             }
+            Self::TooLong => f.write_str("the answer is longer than was to be taken"),
             Self::Deadline => f.write_str("the target was not reached in time"),
             Self::Shutdown => f.write_str("the node is shutting down"),
         }

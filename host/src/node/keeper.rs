@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::builder::{Card, Commands};
+use super::builder::{Card, Commands, VALIDITY};
 use crate::config::Bootstrap;
 use crate::engine::Command;
 use crate::engine::shell::Keys;
