@@ -249,7 +249,6 @@ impl Machine {
             window_max: 48,
             circuits_per_link: 7,
             onions_per_link: 2,
-            half_open_links: 2,
             patience: Patience::DEFAULT,
         };
         let resources: &'static mut Small = Box::leak(Box::new(Small::new()));

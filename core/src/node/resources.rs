@@ -127,7 +127,6 @@ mod tests {
             window_max: WINDOW_MIN,
             circuits_per_link: 7,
             onions_per_link: 1,
-            half_open_links: 2,
             patience: Patience::DEFAULT,
         };
         assert!(Node::new(config, resources.lend(), &mut rng(1)).is_ok());

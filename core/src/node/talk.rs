@@ -135,10 +135,6 @@ impl Node<'_> {
             return;
         }
         let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
-        if entry.farewell.is_some() {
-            // Nobody is there to hear it, and its room has been given back.
-            return;
-        }
         let flow = entry.leaving(side);
         let Ok(place) = flow.push(&mut self.pool) else {
             debug_assert!(false, "room for control messages is kept free");
