@@ -41,6 +41,8 @@ pub trait ByteStream: ErrorType {
 
     /// Says that nothing more will be written; the peer reads the end after what was written. Reading goes on. At once, and once.
     ///
+    /// A stream that is dropped before this was called has broken off: its peer must be able to tell that from an end (TCP: a reset).
+    ///
     /// # Errors
     /// Final, as for the others.
     fn finish(&mut self) -> Result<(), Self::Error>;

@@ -15,8 +15,7 @@ use crate::shutdown::Shutdown;
 use crate::socks::{Proxy, Settings};
 
 /// Room for a network of one's own, five nodes in one process.
-const SMALL: Sizes =
-    Sizes { links: 256, circuits: 4096, cells: 1 << 15, onions: 512, origins: 2048, replay: 1 << 17 };
+const SMALL: Sizes = Sizes { links: 256, circuits: 4096, cells: 1 << 15, onions: 512, origins: 2048, replay: 1 << 17 };
 /// How long a network on one machine may take to find itself.
 const READY: Duration = Duration::from_secs(10);
 

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use bulbil_core::wire::Target;
+use bulbil_core::{phonebook::PathError, wire::Target};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -131,7 +131,7 @@ impl From<&OpenError> for Reply {
         match error {
             OpenError::Ended(EndReason::Refused) => Self::ConnectionRefused,
             OpenError::Ended(EndReason::NotResolved) => Self::HostUnreachable,
-            OpenError::Ended(EndReason::Forbidden) => Self::NotAllowed,
+            OpenError::Ended(EndReason::Forbidden) | OpenError::NoPath(PathError::NoExitForPort(_)) => Self::NotAllowed,
             OpenError::Ended(EndReason::Unreachable) => Self::NetworkUnreachable,
             OpenError::Ended(EndReason::TimedOut) | OpenError::Deadline => Self::TtlExpired,
             _ => Self::GeneralFailure,

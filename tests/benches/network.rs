@@ -228,7 +228,11 @@ fn measure() -> Result<(), Failure> {
             let mut stream = client.open(Target::from(target), OpenOptions::default()).await?;
             stream.connected().await?;
             let (before, begun) = (cpus(&processes), Instant::now());
-            if direction { download(&mut stream, bytes).await? } else { upload(&mut stream, bytes).await? }
+            if direction {
+                download(&mut stream, bytes).await?
+            } else {
+                upload(&mut stream, bytes).await?
+            }
             report(title, bytes, begun.elapsed(), &processes, &before);
             Ok::<_, Failure>(())
         })?;
@@ -250,7 +254,11 @@ fn measure() -> Result<(), Failure> {
             let mut stream = tokio::net::TcpStream::connect(next).await?;
             stream.set_nodelay(true)?;
             let (before, begun) = (cpus(&processes), Instant::now());
-            if direction { download(&mut stream, bytes).await? } else { upload(&mut stream, bytes).await? }
+            if direction {
+                download(&mut stream, bytes).await?
+            } else {
+                upload(&mut stream, bytes).await?
+            }
             report(title, bytes, begun.elapsed(), &processes, &before);
             Ok::<_, Failure>(())
         })?;

@@ -1,4 +1,9 @@
 //! Whole networks: what the tests in `tests/` run on.
 
 pub mod fixture;
+pub mod mesh;
+pub mod processes;
+pub mod scratch;
 pub mod sim;
+pub mod socks;
+pub mod targets;

@@ -211,7 +211,7 @@ impl World<'_> {
     fn pick_link(&self, script: &mut Script<'_>) -> Option<LinkId> {
         let at = usize::from(script.byte()?).checked_rem(self.peers.len()).unwrap_or_default();
         // No link is no reason to end the script; 0 is as good as any number then.
-        Some(self.peers.keys().nth(at).copied().unwrap_or(LinkId(0)))
+        Some(self.peers.keys().nth(at).copied().unwrap_or_default())
     }
 
     /// A circuit on a link, or one that never was.

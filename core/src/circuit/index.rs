@@ -13,6 +13,11 @@ pub struct IndexSlot {
     entry: Option<(CircuitId, LinkId, CircuitIndex)>,
 }
 
+impl IndexSlot {
+    /// A place without an entry.
+    pub const EMPTY: Self = Self { entry: None };
+}
+
 /// The index over caller-given places, a power of two of them.
 pub struct Index<'m> {
     slots: &'m mut [IndexSlot],
@@ -30,7 +35,8 @@ impl<'m> Index<'m> {
     }
 
     fn home(&self, link: LinkId, circuit: CircuitId) -> usize {
-        let word = (u64::from(link.0) << 32 | u64::from(circuit.value())) ^ self.key[0];
+        let link = link.slot() as u64 | u64::from(link.generation()) << 16;
+        let word = (link << 32 | u64::from(circuit.value())) ^ self.key[0];
         let product = u128::from(word).wrapping_mul(u128::from(self.key[1]) << 1 | 1);
         ((product >> 64) as u64 ^ product as u64) as usize & (self.slots.len() - 1)
     }
@@ -106,7 +112,7 @@ mod tests {
             let mut index = Index::new(&mut slots, key);
             let mut model = HashMap::new();
             for (number, (insert, link, circuit)) in (0u32..).zip(steps) {
-                let (link, circuit) = (LinkId(link), CircuitId::new(circuit).unwrap());
+                let (link, circuit) = (LinkId::new(link, link % 2), CircuitId::new(circuit).unwrap());
                 if insert && model.len() < 128 {
                     let fresh = !model.contains_key(&(link, circuit));
                     prop_assert_eq!(index.insert(link, circuit, CircuitIndex(number)), fresh);
@@ -115,7 +121,7 @@ mod tests {
                     index.remove(link, circuit);
                     model.remove(&(link, circuit));
                 }
-                for link in (0..3).map(LinkId) {
+                for link in (0..3).map(|link| LinkId::new(link, link % 2)) {
                     for circuit in (1..40).filter_map(CircuitId::new) {
                         let expected = model.get(&(link, circuit)).copied().map(CircuitIndex);
                         prop_assert_eq!(index.get(link, circuit), expected);

@@ -8,15 +8,27 @@ pub mod list;
 pub mod pool;
 pub mod table;
 
-/// A link's number in this node's table of links.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u16);
+/// A link's name: its place in this node's table of links, and which of the place's links it is, so that a late answer for an old one
+/// is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LinkId {
+    slot: u16,
+    generation: u16,
+}
 
 impl LinkId {
-    /// The slot of the link's table.
+    pub(crate) const fn new(slot: u16, generation: u16) -> Self {
+        Self { slot, generation }
+    }
+
+    /// The place in the table of links.
     #[must_use]
     pub const fn slot(self) -> usize {
-        self.0 as usize
+        self.slot as usize
+    }
+
+    pub(crate) const fn generation(self) -> u16 {
+        self.generation
     }
 }
 

@@ -15,9 +15,11 @@ enum Stage {
     /// The onion and BEGIN are on their way.
     Opening,
     /// The exit has reached the target.
-    Connected(SocketAddr),
+    Connected,
     /// Somebody on the path ended it.
     Ended(EndReason, HopIndex),
+    /// Bytes that had come were thrown away because nobody took them.
+    Truncated,
 }
 
 /// A signed answer: what the exit's identity vouches for.
@@ -39,8 +41,12 @@ pub struct Origin {
     pub backward: ClientBackward,
     exit: HopIndex,
     stage: Stage,
+    /// Where the exit has connected to; stays known when the conversation ends, because both may come in one record.
+    connected: Option<SocketAddr>,
     transcript: Option<TranscriptDigest>,
     receipt: Option<Receipt>,
+    /// The receipt has come: bytes after it would not be what the exit vouches for.
+    receipted: bool,
     /// Which directions are finished.
     pub halves: Halves,
 }
@@ -77,8 +83,10 @@ impl Origin {
             backward,
             exit,
             stage: Stage::Opening,
+            connected: None,
             transcript: sign.then(TranscriptDigest::new),
             receipt: None,
+            receipted: false,
             halves: Halves::default(),
         }
     }
@@ -92,10 +100,7 @@ impl Origin {
     /// The address that the exit has connected to, once it has.
     #[must_use]
     pub const fn connected(&self) -> Option<SocketAddr> {
-        match self.stage {
-            Stage::Connected(address) => Some(address),
-            _ => None,
-        }
+        self.connected
     }
 
     /// Why and by which hop the conversation was ended, once it is.
@@ -105,6 +110,11 @@ impl Origin {
             Stage::Ended(reason, hop) => Some((reason, hop)),
             _ => None,
         }
+    }
+
+    /// What had come is thrown away: however the conversation was ended, it did not end well.
+    pub const fn handle_truncated(&mut self) {
+        self.stage = Stage::Truncated;
     }
 
     /// Takes the receipt, if one has come.
@@ -124,20 +134,23 @@ impl Origin {
     /// # Errors
     /// The message may not come now or not from this hop: somebody on the path breaks the protocol.
     pub fn handle(&mut self, hop: HopIndex, message: &Message<'_>) -> Result<Received, OutOfTurn> {
-        let open = !matches!(self.stage, Stage::Ended(..));
-        let talking = matches!(self.stage, Stage::Connected(_)) && !self.halves.finish_received && hop == self.exit;
+        let open = !matches!(self.stage, Stage::Ended(..) | Stage::Truncated);
+        let talking = self.stage == Stage::Connected && !self.halves.finish_received && hop == self.exit;
         match *message {
             Message::Drop => Ok(Received::Used),
             // Any hop may say that it cannot go on; only the exit speaks of the target.
             Message::End(reason) if open && (hop == self.exit || of_a_relay(reason)) => {
                 self.stage = Stage::Ended(reason, hop);
+                // The exit spares a FIN where END says the same.
+                self.halves.finish_received |= reason == EndReason::Done;
                 Ok(Received::Used)
             }
             Message::Connected { address } if self.stage == Stage::Opening && hop == self.exit => {
-                self.stage = Stage::Connected(address);
+                self.stage = Stage::Connected;
+                self.connected = Some(address);
                 Ok(Received::Used)
             }
-            Message::Data(bytes) if talking && self.receipt.is_none() => {
+            Message::Data(bytes) if talking && !self.receipted => {
                 if let Some(transcript) = &mut self.transcript {
                     transcript.update_answer(bytes);
                 }
@@ -145,6 +158,7 @@ impl Origin {
             }
             Message::Receipt { time, signature } if talking => {
                 let transcript = self.transcript.take().ok_or(OutOfTurn)?;
+                self.receipted = true;
                 self.receipt = Some(Receipt { time, transcript, signature: *signature });
                 Ok(Received::Used)
             }

@@ -106,6 +106,8 @@ impl<S: Shell> State<S> {
 
 /// A link's place: its stream and keys, and a buffer each way.
 pub struct LinkPlace<'b, S: Shell> {
+    /// The link that was here last.
+    link: Option<LinkId>,
     state: State<S>,
     input: &'b mut [u8],
     /// Bytes of `input` that have come and are not used.
@@ -115,6 +117,8 @@ pub struct LinkPlace<'b, S: Shell> {
     departing: core::ops::Range<usize>,
     /// When bytes last went out, or began to wait.
     progress: Instant,
+    /// Nothing was read although there may be something, because the node takes no cells now.
+    paused: bool,
 }
 
 impl<'b, S: Shell> LinkPlace<'b, S> {
@@ -122,12 +126,21 @@ impl<'b, S: Shell> LinkPlace<'b, S> {
     /// (`input`) or is ready to send (`output`); longer input buffers save system calls.
     #[must_use]
     pub const fn new(input: &'b mut [u8], output: &'b mut [u8]) -> Self {
-        Self { state: State::Free, input, arrived: 0..0, output, departing: 0..0, progress: Instant::from_millis(0) }
+        Self {
+            link: None,
+            state: State::Free,
+            input,
+            arrived: 0..0,
+            output,
+            departing: 0..0,
+            progress: Instant::from_millis(0),
+            paused: false,
+        }
     }
 
     fn reset(&mut self, state: State<S>) {
         self.state = state;
-        (self.arrived, self.departing) = (0..0, 0..0);
+        (self.arrived, self.departing, self.paused) = (0..0, 0..0, false);
     }
 
     /// Writes what departs. `Ready` once nothing is left.
@@ -187,6 +200,7 @@ impl<S: Shell> Driver<'_, '_, S> {
     /// The stream of a link whose number was just reserved.
     pub fn handle_accepted(&mut self, link: LinkId, stream: S::LinkStream) {
         if let Some(place) = self.links.get_mut(link.slot()) {
+            place.link = Some(link);
             place.reset(State::AwaitingConnector(stream));
         }
     }
@@ -200,6 +214,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         _now: Instant,
     ) {
         if let Some(place) = self.links.get_mut(link.slot()) {
+            place.link = Some(link);
             place.reset(State::Connecting(node));
             shell.connect_link(link, address);
         }
@@ -213,7 +228,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         stream: Result<S::LinkStream, ErrorKind>,
         now: Instant,
     ) {
-        let Some(place) = self.links.get_mut(link.slot()) else { return };
+        let Some(place) = place_of(self.links, link) else { return };
         let State::Connecting(node) = place.state else { return };
         match stream {
             Err(kind) => self.close_link(shell, link, LinkEnd::Io(kind), now),
@@ -236,9 +251,13 @@ impl<S: Shell> Driver<'_, '_, S> {
 
     /// Ends a link from our side and drops its stream.
     pub fn close_link(&mut self, shell: &mut S, link: LinkId, end: LinkEnd, now: Instant) {
-        if let Some(place) = self.links.get_mut(link.slot()) {
-            place.reset(State::Free);
-        }
+        let Some(place) = place_of(self.links, link) else {
+            // Its number was taken and never used.
+            self.node.handle_link_down(link, now);
+            return;
+        };
+        place.reset(State::Free);
+        place.link = None;
         self.node.handle_link_down(link, now);
         shell.handle_link_end(link, end);
     }
@@ -246,8 +265,8 @@ impl<S: Shell> Driver<'_, '_, S> {
     /// Ends every link.
     pub fn close_all(&mut self, shell: &mut S, now: Instant) {
         for at in 0..self.links.len() {
-            if !matches!(self.links[at].state, State::Free) {
-                self.close_link(shell, LinkId(at as u16), LinkEnd::Shutdown, now);
+            if let Some(link) = self.links[at].link {
+                self.close_link(shell, link, LinkEnd::Shutdown, now);
             }
         }
     }
@@ -257,6 +276,9 @@ impl<S: Shell> Driver<'_, '_, S> {
         match self.take_input(shell, link, now) {
             Ok(more) => {
                 self.flush_link(shell, link, now);
+                if self.is_resumable(link) {
+                    self.node.call_link_again(link);
+                }
                 more
             }
             Err(end) => {
@@ -269,21 +291,50 @@ impl<S: Shell> Driver<'_, '_, S> {
     fn take_input(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<More, LinkEnd> {
         let mut turn = TURN;
         loop {
-            let Some(place) = self.links.get_mut(link.slot()) else { return Ok(More::No) };
+            loop {
+                if !self.node.takes_cells(link) {
+                    if let Some(place) = place_of(self.links, link) {
+                        place.paused = true;
+                    }
+                    return Ok(More::No);
+                }
+                if !self.take_one(shell, link, now)? {
+                    break;
+                }
+            }
+            if turn == 0 {
+                return Ok(More::Yes);
+            }
+            let Some(place) = place_of(self.links, link) else { return Ok(More::No) };
+            place.paused = false;
             match place.read() {
                 Poll::Pending => return Ok(More::No),
                 Poll::Ready(read) => turn = turn.saturating_sub(read?),
             }
-            while self.take_one(shell, link, now)? {}
-            if turn == 0 {
-                return Ok(More::Yes);
+        }
+    }
+
+    /// Whether reading has stopped for the node's sake and can go on.
+    fn is_resumable(&self, link: LinkId) -> bool {
+        let place = self.links.get(link.slot()).filter(|place| place.link == Some(link));
+        place.is_some_and(|place| place.paused) && self.node.takes_cells(link)
+    }
+
+    /// A link has something to send, or can be read again.
+    pub(super) fn handle_wish(&mut self, shell: &mut S, link: LinkId, now: Instant) {
+        self.flush_link(shell, link, now);
+        if self.is_resumable(link) && self.service_link(shell, link, now) == More::Yes {
+            // The turn is over; the rest comes with the next poll.
+            if let Some(place) = place_of(self.links, link) {
+                place.paused = true;
             }
+            self.node.call_link_again(link);
         }
     }
 
     /// Handles the first whole message or record that has arrived; answers `false` if none is whole.
     fn take_one(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
-        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
+        let Some(place) = place_of(self.links, link) else { return Ok(false) };
         match &mut place.state {
             State::Free | State::Connecting(_) => Ok(false),
             State::AwaitingConnector(_) => self.answer(shell, link, now),
@@ -316,7 +367,7 @@ impl<S: Shell> Driver<'_, '_, S> {
 
     /// Once HELLO has come, records can be sent.
     fn finish_hello(&mut self, link: LinkId) {
-        let Some(place) = self.links.get_mut(link.slot()) else { return };
+        let Some(place) = place_of(self.links, link) else { return };
         if !matches!(place.state, State::AwaitingHello(..)) {
             return;
         }
@@ -337,7 +388,7 @@ impl<S: Shell> Driver<'_, '_, S> {
             circuits: CircuitLimit::new(config.circuits_per_link).ok_or(LinkEnd::Answer(WireError::Invalid))?,
             descriptor: shell.descriptor(),
         };
-        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
+        let Some(place) = place_of(self.links, link) else { return Ok(false) };
         let Some(range) = place.framed(MESSAGE1_LEN)? else { return Ok(false) };
         let message: [u8; MESSAGE1_LEN] = place
             .input
@@ -368,7 +419,7 @@ impl<S: Shell> Driver<'_, '_, S> {
     /// Judges the answer to our message: authentic, acceptable, and from the node that we meant.
     fn judge_answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
         let own_limit = RecordLimit::new(self.node.config().limits.record_cells.value());
-        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(false) };
+        let Some(place) = place_of(self.links, link) else { return Ok(false) };
         let Some(range) = place.framed(ANSWER_FRAME_MAX - LENGTH_LEN)? else { return Ok(false) };
         let State::AwaitingAnswer(stream, connector, expected) = core::mem::replace(&mut place.state, State::Free)
         else {
@@ -413,7 +464,7 @@ impl<S: Shell> Driver<'_, '_, S> {
     }
 
     fn try_flush(&mut self, link: LinkId, now: Instant) -> Result<(), LinkEnd> {
-        let Some(place) = self.links.get_mut(link.slot()) else { return Ok(()) };
+        let Some(place) = place_of(self.links, link) else { return Ok(()) };
         loop {
             match place.write(now) {
                 Poll::Pending => return Ok(()),
@@ -442,14 +493,22 @@ impl<S: Shell> Driver<'_, '_, S> {
         self.stall_check = now.after(Duration::from_secs(1));
         for at in 0..self.links.len() {
             let place = &self.links[at];
-            if !place.departing.is_empty() && now >= place.progress.after(STALL) {
-                self.close_link(shell, LinkId(at as u16), LinkEnd::Stalled, now);
+            if let Some(link) = place.link
+                && !place.departing.is_empty()
+                && now >= place.progress.after(STALL)
+            {
+                self.close_link(shell, link, LinkEnd::Stalled, now);
             }
         }
     }
 
     /// A link's stream, for a shell that must look after it (to learn when it becomes ready).
     pub fn link_stream(&mut self, link: LinkId) -> Option<&mut S::LinkStream> {
-        self.links.get_mut(link.slot())?.state.stream()
+        place_of(self.links, link)?.state.stream()
     }
+}
+
+/// The place of a link, unless it holds another one by now.
+fn place_of<'p, 'b, S: Shell>(links: &'p mut [LinkPlace<'b, S>], link: LinkId) -> Option<&'p mut LinkPlace<'b, S>> {
+    links.get_mut(link.slot()).filter(|place| place.link == Some(link))
 }

@@ -127,7 +127,7 @@ impl<'m, 'b, S: Shell> Driver<'m, 'b, S> {
                 idle = false;
                 match wish {
                     LinkWish::Connect { address, node } => self.begin_connect(shell, link, address, node, now),
-                    LinkWish::Send => self.flush_link(shell, link, now),
+                    LinkWish::Send => self.handle_wish(shell, link, now),
                     LinkWish::Close => self.close_link(shell, link, LinkEnd::Idle, now),
                 }
             }

@@ -192,6 +192,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         self.node.close_conversation(name, false, now);
         shell.handle_over(name, Outcome { end: None, close: None });
         self.forget(name);
+        shell.handle_over(name, Outcome { end: None, close: None });
     }
 
     fn stream(&mut self, name: ConversationId) -> Option<&mut S::OutsideStream> {

@@ -7,6 +7,7 @@ use crate::circuit::table::{End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::crypto::cgo::TAG_LEN;
 use crate::relay::exit;
+use crate::relay::onions::Stage as OnionStage;
 use crate::time::Instant;
 use crate::wire::cell::{CELL_LEN, Cell, CellBody, CreditEntries};
 use crate::wire::handshake::Hello;
@@ -56,7 +57,7 @@ impl Node<'_> {
 
     fn handle_hello(&mut self, link: LinkId, body: &CellBody, now: Instant) -> Result<(), Violation> {
         let hello = Hello::parse(body)?;
-        let idle = now.after(self.config.patience.link_idle);
+        let idle = now.after(self.link_idle(Side::Inward));
         if let Some(port) = self.ports.get_mut(link) {
             port.deadline = idle;
             port.stage = Stage::Up(PeerLimits {
@@ -102,6 +103,23 @@ impl Node<'_> {
         now: Instant,
     ) -> Result<(), Violation> {
         if let Some(index) = self.circuit_of(link, circuit)? {
+            if side == Side::Outward
+                && let Some(Role::Passing(hop, _)) = self.table.get(index).map(|entry| &entry.role)
+                && !hop.is_answered()
+            {
+                // The next hop has refused the circuit, and could not tell the client so itself.
+                self.say_end(index, EndReason::NextHopUnreachable);
+            }
+            if side == Side::Inward
+                && reason == CloseReason::Finished
+                && let Some(entry) = self.table.get_mut(index)
+                && let Role::Opening { closed, .. } = &mut entry.role
+                && !entry.forward.waiting().is_empty()
+            {
+                // What was said before is still to be delivered; first it must be known where.
+                *closed = true;
+                return Ok(());
+            }
             self.wind_up(index, reason, Some(side), now);
         }
         Ok(())
@@ -117,6 +135,15 @@ impl Node<'_> {
     ) -> Result<(), Violation> {
         let Some(index) = self.circuit_of(link, circuit)? else { return Ok(()) };
         let Some(entry) = self.table.get_mut(index) else { return Ok(()) };
+        if let Role::Opening { onion, .. } = entry.role
+            && matches!(self.onions.stage(onion), OnionStage::Arriving { .. })
+        {
+            return Err(Violation::OutOfTurn);
+        }
+        match side {
+            Side::Inward => self.counters.forward += 1,
+            Side::Outward => self.counters.backward += 1,
+        }
         if entry.farewell.is_some() {
             // Sent before the peer could know that the circuit is closing.
             self.counters.late += 1;
@@ -126,7 +153,10 @@ impl Node<'_> {
         if entry.entering(side).promised() == 0 {
             return Err(Violation::Overrun);
         }
-        entry.deadline = now.after(self.config.patience.idle);
+        if entry.role.is_sending() {
+            // Before that the circuit has to open in time, whatever is sent behind its onion.
+            entry.deadline = now.after(self.config.patience.idle);
+        }
         self.receive(index, side, body, now);
         Ok(())
     }
@@ -134,14 +164,8 @@ impl Node<'_> {
     /// Handles a relay cell for which the sender has room. `side` is where it came in.
     pub(super) fn receive(&mut self, index: CircuitIndex, side: Side, body: &mut CellBody, now: Instant) {
         let fate = match side {
-            Side::Inward => {
-                self.counters.forward += 1;
-                self.receive_forward(index, body, now)
-            }
-            Side::Outward => {
-                self.counters.backward += 1;
-                self.receive_backward(index, body)
-            }
+            Side::Inward => self.receive_forward(index, body, now),
+            Side::Outward => self.receive_backward(index, body),
         };
         match fate {
             Fate::Kept => {
@@ -178,7 +202,7 @@ impl Node<'_> {
     fn receive_forward(&mut self, index: CircuitIndex, body: &mut CellBody, now: Instant) -> Fate {
         let Some(entry) = self.table.get_mut(index) else { return Fate::Used };
         match &mut entry.role {
-            Role::Opening(_) => Fate::Kept,
+            Role::Opening { .. } => Fate::Kept,
             Role::Passing(hop, _) => {
                 if !hop.forward(body) {
                     return Fate::Kept;
@@ -239,7 +263,7 @@ impl Node<'_> {
                     Err(exit::OutOfTurn) => Fate::Garbage,
                 }
             }
-            Role::Opening(_) | Role::Exiting(..) | Role::Refused => Fate::Garbage,
+            Role::Opening { .. } | Role::Exiting(..) | Role::Refused => Fate::Garbage,
         }
     }
 

@@ -75,13 +75,13 @@ impl Node<'_> {
 
     fn audit_onions(&self) -> Result<(), &'static str> {
         let held = |entry: &crate::circuit::table::Circuit<Role>| {
-            matches!(entry.role, Role::Opening(_) | Role::Passing(_, Some(_)) | Role::Client(_, Some(_)))
+            matches!(entry.role, Role::Opening { .. } | Role::Passing(_, Some(_)) | Role::Client(_, Some(_)))
         };
         let circuits = self.table.iter().filter(|(_, entry)| held(entry)).count();
         // An onion that is being opened stays until that is done, even when its circuit is gone.
         let has_use = |name, onion| {
             let entry = self.table.find(name).and_then(|index| self.table.get(index));
-            matches!(entry.map(|entry| &entry.role), Some(Role::Opening(opening)) if *opening == onion)
+            matches!(entry.map(|entry| &entry.role), Some(Role::Opening { onion: opening, .. }) if *opening == onion)
         };
         if circuits + self.onions.abandoned(has_use) != self.onions.len() {
             return Err("onions and their circuits differ");

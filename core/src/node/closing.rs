@@ -17,9 +17,10 @@ use crate::wire::{CloseReason, EndReason};
 /// How a conversation ended, told to its owner once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// What somebody on the path said, and who; authentic. None if the circuit closed without a word, or at an exit.
+    /// What somebody on the path said, and who; authentic. `None` if the circuit closed without a word or bytes were lost, and at an
+    /// exit. Without it or a [`crate::node::Output::Finish`] before, what came may not be all.
     pub end: Option<(EndReason, HopIndex)>,
-    /// Why the circuit closed; `None` if END came first and the circuit was still open, or if it was our own side that broke. Not
+    /// Why the circuit closed; `None` if END came first and the circuit was still open, or if it was our own outside that broke. Not
     /// authenticated beyond the first hop.
     pub close: Option<CloseReason>,
 }
@@ -29,16 +30,23 @@ impl Node<'_> {
     pub(super) fn wind_up(&mut self, index: CircuitIndex, reason: CloseReason, from: Option<Side>, now: Instant) {
         let Some(entry) = self.table.get_mut(index) else { return };
         let reason = *entry.farewell.get_or_insert(reason);
-        entry.deadline = now.after(self.config.patience.draining);
+        // Bytes that wait for our own application cost nobody else anything.
+        let local = matches!(entry.role, Role::Client(..)) && from != Some(Side::Inward);
+        entry.deadline = now.after(if local { self.config.patience.idle } else { self.config.patience.draining });
         entry.forward.close_sender(&mut self.pool);
         entry.backward.close_sender(&mut self.pool);
         if reason != CloseReason::Finished {
             // The client is gone or gave up: what it said last is not worth the wait. What waits for a client always is.
             entry.forward.close(&mut self.pool);
+            if let Role::Exiting(_, exit) = &mut entry.role {
+                // Nor must what the target has got of it look like the whole.
+                exit.halves.finish_received = false;
+            }
         }
         // A circuit whose onion has not been opened has nowhere to deliver to.
-        let opening = matches!(entry.role, Role::Opening(_));
-        let deliverable = !entry.forward.waiting().is_empty() && from == Some(Side::Inward) && !opening;
+        let deliverable = !entry.forward.waiting().is_empty()
+            && from == Some(Side::Inward)
+            && !matches!(entry.role, Role::Opening { .. });
         // A next hop that has said CLOSE takes no rest of an onion; any other that has the beginning must get the whole.
         let keep_started = from != Some(Side::Outward);
         if !deliverable && !self.drop_onion(index, keep_started) {
@@ -67,7 +75,7 @@ impl Node<'_> {
         match end {
             End::Link(link, id) => {
                 self.index.remove(link, id);
-                let idle = now.after(self.config.patience.link_idle);
+                let idle = now.after(self.link_idle(side));
                 if let Some(port) = self.ports.get_mut(link) {
                     port.circuits = port.circuits.saturating_sub(1);
                     port.deadline = idle;
@@ -106,7 +114,7 @@ impl Node<'_> {
         if let Some(entry) = self.table.get_mut(index)
             && let Role::Exiting(_, exit) = &mut entry.role
         {
-            exit.end();
+            exit.end(Some(end));
         }
         self.wind_up(index, close, None, now);
     }
@@ -124,14 +132,14 @@ impl Node<'_> {
         }
         let Some(entry) = self.table.get_mut(index) else { return };
         if let Role::Exiting(_, exit) = &mut entry.role {
-            exit.end();
+            exit.end(end);
         }
         entry.forward.close(&mut self.pool);
         self.wind_up(index, close, None, now);
     }
 
     /// Sends END to the client, behind what waits for it. Without room for one more cell the CLOSE that follows has to do.
-    fn say_end(&mut self, index: CircuitIndex, end: EndReason) {
+    pub(super) fn say_end(&mut self, index: CircuitIndex, end: EndReason) {
         let Some(entry) = self.table.get_mut(index) else { return };
         if entry.farewell.is_some() || !matches!(entry.inward, End::Link(..)) {
             return;

@@ -23,11 +23,13 @@ pub mod config;
 mod opening;
 mod output;
 pub mod port;
+mod resources;
 mod role;
 mod talk;
 mod timers;
 
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use rand_core::CryptoRng;
 
@@ -38,6 +40,7 @@ use crate::circuit::table::{CircuitSlot, Listed, Side, Table};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::Origin;
 use crate::crypto::kem::KeyEpoch;
+use crate::crypto::onion::ONION_CELLS;
 use crate::crypto::replay::{ReplayEpochs, ReplaySet};
 use crate::relay::onions::{OnionSlot, Onions};
 use crate::time::Instant;
@@ -47,8 +50,9 @@ pub use crate::circuit::table::ConversationId;
 pub use closing::Outcome;
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening};
-use port::Ports;
 pub use port::{PeerLimits, PortSlot};
+use port::{Ports, REFUSALS};
+pub use resources::Resources;
 use role::Role;
 pub use talk::{Ask, Output};
 
@@ -94,7 +98,7 @@ pub enum Violation {
     Overrun,
     /// More credit than a circuit can use.
     CreditOverflow,
-    /// Circuits opened faster than their refusals are read.
+    /// More circuits begun and refused at once than whole onions fit into a record.
     Flood,
 }
 
@@ -112,7 +116,7 @@ impl core::fmt::Display for Violation {
             Self::UnknownCircuit => f.write_str("cell for a circuit that was never opened"),
             Self::Overrun => f.write_str("relay cell without credit"),
             Self::CreditOverflow => f.write_str("more credit than a circuit can use"),
-            Self::Flood => f.write_str("refusals are not read"),
+            Self::Flood => f.write_str("too many onions begun at once"),
         }
     }
 }
@@ -222,6 +226,25 @@ impl<'m> Node<'m> {
         &self.counters
     }
 
+    /// Whether there is such a link.
+    #[must_use]
+    pub fn knows_link(&self, link: LinkId) -> bool {
+        self.ports.get(link).is_some()
+    }
+
+    /// Whether more may be read from a link. Not while refusals wait to be sent that the next record's onions could add to.
+    #[must_use]
+    pub fn takes_cells(&self, link: LinkId) -> bool {
+        // Onions that a record can begin, if none of them is cut short.
+        let onions = usize::from(self.config.limits.record_cells.value()) / ONION_CELLS + 2;
+        self.ports.get(link).is_some_and(|port| port.refusals.len() + onions <= REFUSALS)
+    }
+
+    /// Has a link polled again.
+    pub fn call_link_again(&mut self, link: LinkId) {
+        self.ports.touch(link);
+    }
+
     /// How full the tables are.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -250,6 +273,15 @@ impl<'m> Node<'m> {
     /// Takes no more links and circuits from others; what is open goes on until it ends.
     pub const fn stop(&mut self) {
         self.stopping = true;
+    }
+
+    /// How long a link may be without circuits. Who answered waits longer, so that the connector, who alone knows whether it is about to
+    /// open a circuit, closes first.
+    fn link_idle(&self, side: Side) -> Duration {
+        match side {
+            Side::Outward => self.config.patience.link_idle,
+            Side::Inward => self.config.patience.link_idle + self.config.patience.handshake,
+        }
     }
 
     fn list_output(&mut self, index: CircuitIndex, side: Side, link: LinkId) {

@@ -11,7 +11,7 @@ use crate::circuit::table::{Circuit, ConversationId, End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::Origin;
 use crate::crypto::cgo::{ClientBackward, ClientForward, HopIndex, PATH_MAX, SEED_LEN, Seed};
-use crate::crypto::onion::{HopKeys, Instruction, Onion, OnionRejected, Peeled};
+use crate::crypto::onion::{HopKeys, Instruction, ONION_CELLS, Onion, OnionRejected, Peeled};
 use crate::crypto::replay;
 use crate::relay::exit::Exit;
 use crate::relay::hop::Hop;
@@ -35,7 +35,7 @@ pub struct Opening<'a> {
     pub target: &'a Target,
     /// What is asked of the exit.
     pub options: BeginOptions,
-    /// The first bytes for the target; what does not fit into BEGIN is not taken.
+    /// The first bytes for the target, at most what [`crate::wire::message::begin_room`] says fits into BEGIN.
     pub first: &'a [u8],
 }
 
@@ -44,7 +44,7 @@ pub struct Opening<'a> {
 pub enum OpenRefused {
     /// No place for another circuit, onion or link, or no room in the pool.
     Busy,
-    /// The path has no hop or too many, or the target cannot be spelled.
+    /// The path has no hop or too many, the target cannot be spelled, or the first bytes are too many.
     Invalid,
     /// The node is stopping.
     Stopping,
@@ -62,18 +62,35 @@ impl core::fmt::Display for OpenRefused {
 
 impl Node<'_> {
     /// A peer has connected: takes a place for its link, or `None` if all are taken (the owner closes the connection).
+    ///
+    /// Too many half-open links cost the oldest of them its place, not the newcomer: otherwise whoever opens links and says nothing
+    /// keeps everybody else out, while an honest handshake is over long before it is the oldest. For the same reason the last
+    /// place but one is taken from the link that has been without circuits for longest.
     pub fn accept_link(&mut self, now: Instant) -> Option<LinkId> {
         if self.stopping {
             return None;
         }
         let half_open =
-            self.ports.iter().filter(|(_, port)| port.side == Side::Inward && port.limits().is_none()).count();
-        if half_open >= usize::from(self.config.half_open_links) {
-            return None;
+            |port: &Port| port.side == Side::Inward && matches!(port.stage, Stage::Opening | Stage::AwaitingHello);
+        if self.ports.iter().filter(|(_, port)| half_open(port)).count() >= usize::from(self.config.half_open_links) {
+            self.evict(half_open);
+        }
+        if self.ports.len() + 1 >= self.ports.capacity() {
+            self.evict(|port| port.side == Side::Inward && port.circuits == 0 && port.stage != Stage::Closing);
         }
         let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
         self.arm(now);
         Some(link)
+    }
+
+    /// Has that link closed, of those that `may_go`, which will reach its deadline first.
+    fn evict(&mut self, may_go: impl Fn(&Port) -> bool) {
+        let oldest = self.ports.iter().filter(|(_, port)| may_go(port)).min_by_key(|(_, port)| port.deadline);
+        let Some((link, _)) = oldest else { return };
+        if let Some(port) = self.ports.get_mut(link) {
+            port.stage = Stage::Closing;
+            self.ports.touch(link);
+        }
     }
 
     /// A link on which a circuit to `node` can be opened: one that exists, or a new one to `address`. `None` if no place is free.
@@ -122,7 +139,7 @@ impl Node<'_> {
 
     /// A link that we connected has shaken hands with `node`.
     pub fn handle_link_up(&mut self, link: LinkId, node: NodeId, limits: PeerLimits, now: Instant) {
-        let idle = now.after(self.config.patience.link_idle);
+        let idle = now.after(self.link_idle(Side::Outward));
         let Some(port) = self.ports.get_mut(link) else { return };
         port.stage = Stage::Up(limits);
         port.peer = Some(node);
@@ -150,20 +167,22 @@ impl Node<'_> {
             if arriving != circuit {
                 return Err(Violation::OutOfTurn);
             }
+            port.parts += 1;
             if self.onions.handle_part(onion, body) {
                 port.arriving = None;
             }
             return Ok(());
         }
         if circuit.value() == port.last_id {
-            // The rest of an onion that we have refused or given up.
+            // The rest of an onion that we have refused or given up; there is no more to an onion than its cells.
+            port.parts += 1;
             self.counters.late += 1;
-            return Ok(());
+            return if port.parts > ONION_CELLS { Err(Violation::OutOfTurn) } else { Ok(()) };
         }
         if circuit.value() < port.last_id {
             return Err(Violation::OutOfTurn);
         }
-        port.last_id = circuit.value();
+        (port.last_id, port.parts) = (circuit.value(), 1);
         match self.begin_arrival(link, circuit, now) {
             Ok(onion) => {
                 let complete = self.onions.handle_part(onion, body);
@@ -185,12 +204,13 @@ impl Node<'_> {
             return Err(CloseReason::Shutdown);
         }
         let deadline = now.after(self.config.patience.opening);
-        let (forward, backward) = self.reserve_flows().ok_or(CloseReason::Busy)?;
         let port = self.ports.get(link).ok_or(CloseReason::Protocol)?;
-        let allowed = port.circuits < self.config.circuits_per_link
-            && port.onions < self.config.onions_per_link
-            && !self.table.is_full();
+        let allowed = port.circuits < self.config.circuits_per_link && port.onions < self.config.onions_per_link;
+        if !allowed || self.table.is_full() {
+            return Err(CloseReason::Busy);
+        }
         let credit = port.limits().map_or(0, |limits| limits.credit);
+        let (forward, backward) = self.reserve_flows().ok_or(CloseReason::Busy)?;
         let mut circuit = Circuit {
             inward: End::Link(link, id),
             outward: End::Detached,
@@ -198,17 +218,16 @@ impl Node<'_> {
             backward,
             farewell: None,
             deadline,
-            role: Role::Opening(OnionIndex::default()),
+            role: Role::Opening { onion: OnionIndex::default(), closed: false },
         };
         let _initial_credit_fits = circuit.backward.handle_credit(credit);
-        let index = if allowed { self.table.insert(circuit) } else { self.release_flows(circuit) };
-        let index = index.ok_or(CloseReason::Busy)?;
+        let index = self.table.insert(circuit).ok_or(CloseReason::Busy)?;
         let Some(onion) = self.onions.arrive(link, self.table.name(index)) else {
             self.discard(index);
             return Err(CloseReason::Busy);
         };
         if let Some(entry) = self.table.get_mut(index) {
-            entry.role = Role::Opening(onion);
+            entry.role = Role::Opening { onion, closed: false };
         }
         let entered = self.index.insert(link, id, index);
         debug_assert!(entered, "ids on a link increase, and the index has room for every circuit");
@@ -234,16 +253,11 @@ impl Node<'_> {
         }
     }
 
-    fn release_flows(&mut self, mut circuit: Circuit<Role>) -> Option<CircuitIndex> {
-        circuit.forward.close(&mut self.pool);
-        circuit.backward.close(&mut self.pool);
-        None
-    }
-
     /// Removes a circuit that nobody has heard of.
     fn discard(&mut self, index: CircuitIndex) {
-        if let Some(circuit) = self.table.remove(index) {
-            self.release_flows(circuit);
+        if let Some(mut circuit) = self.table.remove(index) {
+            circuit.forward.close(&mut self.pool);
+            circuit.backward.close(&mut self.pool);
         }
     }
 
@@ -274,8 +288,14 @@ impl Node<'_> {
             self.onions.free(job);
             return;
         };
+        let closed = matches!(self.table.get(index).map(|entry| &entry.role), Some(Role::Opening { closed: true, .. }));
         match self.accept_onion(job, index, peeled, now) {
-            Ok(()) => self.receive_early_cells(index, now),
+            Ok(()) => {
+                self.receive_early_cells(index, now);
+                if closed {
+                    self.wind_up(index, CloseReason::Finished, Some(Side::Inward), now);
+                }
+            }
             Err(reason) => {
                 self.onions.free(job);
                 if let Some(entry) = self.table.get_mut(index) {
@@ -362,7 +382,7 @@ impl Node<'_> {
             let _initial_credit_fits = entry.forward.handle_credit(credit);
             match &mut entry.role {
                 Role::Passing(_, leaving) | Role::Client(_, leaving) => *leaving = Some(onion),
-                Role::Opening(_) | Role::Exiting(..) | Role::Refused => {}
+                Role::Opening { .. } | Role::Exiting(..) | Role::Refused => {}
             }
         }
         self.ports.touch(link);
@@ -380,9 +400,13 @@ impl Node<'_> {
             }
             self.receive(index, Side::Inward, &mut body, now);
         }
-        if let Some(entry) = self.table.get(index)
+        let idle = now.after(self.config.patience.idle);
+        if let Some(entry) = self.table.get_mut(index)
             && entry.outward == End::Conversation
         {
+            if early > 0 && entry.farewell.is_none() {
+                entry.deadline = idle;
+            }
             self.list_attention(index);
         }
     }
@@ -409,6 +433,9 @@ impl Node<'_> {
         let mut origin = Origin::new(forward, backward, exit, opening.options.sign);
 
         let free = self.origins.iter().position(|slot| slot.0.is_none()).ok_or(OpenRefused::Busy)?;
+        if self.table.is_full() {
+            return Err(OpenRefused::Busy);
+        }
         let (forward, backward) = self.reserve_flows().ok_or(OpenRefused::Busy)?;
         let circuit = Circuit {
             inward: End::Conversation,
@@ -419,10 +446,6 @@ impl Node<'_> {
             deadline: now.after(self.config.patience.opening),
             role: Role::Client(OriginIndex(free as u32), None),
         };
-        if self.table.is_full() {
-            self.release_flows(circuit);
-            return Err(OpenRefused::Busy);
-        }
         let index = self.table.insert(circuit).ok_or(OpenRefused::Busy)?;
         let name = self.table.name(index);
         let Some((onion, place)) = self.onions.depart(name) else {
@@ -455,7 +478,7 @@ impl Node<'_> {
         let Some(entry) = self.table.get_mut(index) else { return true };
         let inward = entry.inward;
         let onion = match &mut entry.role {
-            Role::Opening(onion) => {
+            Role::Opening { onion, .. } => {
                 let onion = *onion;
                 entry.role = Role::Refused;
                 self.drop_arriving(onion, inward);

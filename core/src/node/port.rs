@@ -9,8 +9,11 @@ use crate::relay::onions::OnionIndex;
 use crate::time::Instant;
 use crate::wire::{CircuitId, CloseReason, NodeId};
 
-/// Refusals that may wait for a link at once; a peer that opens circuits and does not read their refusals loses the link.
+/// Refusals that may wait for a link at once. Before there is no room for those that another record of whole onions could bring, nothing
+/// more is read from the link; so only a peer that begins onions without sending the rest can bring more.
 pub const REFUSALS: usize = 32;
+
+const _: () = assert!(REFUSALS >= 2 * (crate::link::record::RECORD_CELLS_MAX / crate::crypto::onion::ONION_CELLS + 2));
 
 /// What a link's peer allows, as announced in its handshake payload or HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub struct Port {
     pub circuits: u32,
     /// The highest circuit id used.
     pub last_id: u32,
+    /// Cells of its onion that have come.
+    pub parts: usize,
     /// HELLO is still to be sent.
     pub hello_due: bool,
     /// Circuits with cells or a farewell to send here.
@@ -91,6 +96,7 @@ impl Port {
             address,
             circuits: 0,
             last_id: 0,
+            parts: 0,
             hello_due: side == Side::Outward,
             output: List::default(),
             grants: List::default(),
@@ -128,12 +134,14 @@ impl Port {
 /// A place for a link.
 pub struct PortSlot {
     port: Option<Port>,
+    /// Counts the links that this place has held.
+    generation: u16,
     hook: Hook,
 }
 
 impl PortSlot {
     /// A place without a link.
-    pub const EMPTY: Self = Self { port: None, hook: Hook::NONE };
+    pub const EMPTY: Self = Self { port: None, generation: 0, hook: Hook::NONE };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -169,24 +177,27 @@ impl<'m> Ports<'m> {
         self.used
     }
 
-    /// Adds a link; `None` if the table is full.
-    pub fn insert(&mut self, port: Port) -> Option<LinkId> {
-        let at = self.slots.iter().position(|slot| slot.port.is_none())?;
-        self.slots[at].port = Some(port);
-        self.used += 1;
-        Some(LinkId(at as u16))
-    }
-
     /// Whether no link is in the table.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.used == 0
     }
 
+    /// Adds a link; `None` if the table is full.
+    pub fn insert(&mut self, port: Port) -> Option<LinkId> {
+        let at = self.slots.iter().position(|slot| slot.port.is_none())?;
+        self.slots[at].port = Some(port);
+        self.used += 1;
+        Some(LinkId::new(at as u16, self.slots[at].generation))
+    }
+
     /// Removes a link. Its lists must be empty.
     pub fn remove(&mut self, link: LinkId) -> Option<Port> {
+        self.get(link)?;
         self.ready.remove(self.slots, link.slot(), Ready);
-        let port = self.slots.get_mut(link.slot())?.port.take()?;
+        let slot = self.slots.get_mut(link.slot())?;
+        let port = slot.port.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
         self.used -= 1;
         Some(port)
     }
@@ -194,12 +205,12 @@ impl<'m> Ports<'m> {
     /// The link.
     #[must_use]
     pub fn get(&self, link: LinkId) -> Option<&Port> {
-        self.slots.get(link.slot())?.port.as_ref()
+        self.slots.get(link.slot()).filter(|slot| slot.generation == link.generation())?.port.as_ref()
     }
 
     /// The link.
     pub fn get_mut(&mut self, link: LinkId) -> Option<&mut Port> {
-        self.slots.get_mut(link.slot())?.port.as_mut()
+        self.slots.get_mut(link.slot()).filter(|slot| slot.generation == link.generation())?.port.as_mut()
     }
 
     /// Asks for the driver's attention to a link.
@@ -211,14 +222,23 @@ impl<'m> Ports<'m> {
 
     /// The next link that wants the driver.
     pub fn poll_ready(&mut self) -> Option<LinkId> {
-        self.ready.pop(self.slots, Ready).map(|at| LinkId(at as u16))
+        let at = self.ready.pop(self.slots, Ready)?;
+        Some(LinkId::new(at as u16, self.slots[at].generation))
     }
 
     /// Every link.
     pub fn iter(&self) -> impl Iterator<Item = (LinkId, &Port)> {
         let all = (0u16..=u16::MAX).zip(self.slots.iter());
+        let used = all.filter_map(|(at, slot)| Some((LinkId::new(at, slot.generation), slot.port.as_ref()?)));
         // Links take the first free place, so those in use lie in front: the search ends with the last of them.
-        all.filter_map(|(at, slot)| Some((LinkId(at), slot.port.as_ref()?))).take(self.used)
+        used.take(self.used)
+    }
+
+    /// The link in the place numbered `at`.
+    #[must_use]
+    pub fn at(&self, at: usize) -> Option<LinkId> {
+        let slot = self.slots.get(at).filter(|slot| slot.port.is_some())?;
+        Some(LinkId::new(at as u16, slot.generation))
     }
 
     /// The number of places.

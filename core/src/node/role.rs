@@ -14,7 +14,12 @@ pub enum Role {
     /// Its onion was not accepted; only the refusal is left to be sent.
     Refused,
     /// Its onion arrives or is being opened.
-    Opening(OnionIndex),
+    Opening {
+        /// The onion.
+        onion: OnionIndex,
+        /// The client has said all it had to say, and closed the circuit behind that.
+        closed: bool,
+    },
     /// A hop in the middle, and the onion for the next hop until it has left.
     Passing(Hop, Option<OnionIndex>),
     /// The last hop.
@@ -26,6 +31,6 @@ pub enum Role {
 impl Role {
     /// Whether the circuit's onion has left, so that relay cells may follow it forward.
     pub const fn is_sending(&self) -> bool {
-        !matches!(self, Self::Passing(_, Some(_)) | Self::Client(_, Some(_)) | Self::Opening(_))
+        !matches!(self, Self::Passing(_, Some(_)) | Self::Client(_, Some(_)) | Self::Opening { .. })
     }
 }

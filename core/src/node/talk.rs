@@ -11,7 +11,7 @@ use crate::client::origin::{Origin, Receipt};
 use crate::conversation::Halves;
 use crate::crypto::cgo::TAG_LEN;
 use crate::crypto::receipt::TranscriptDigest;
-use crate::relay::exit::Exit;
+use crate::relay::exit::{Exit, Stage};
 use crate::time::Instant;
 use crate::wire::cell::{BODY_LEN, CellBody};
 use crate::wire::descriptor::RSA_LEN;
@@ -24,7 +24,10 @@ const CONTROL_ROOM: u16 = 4;
 const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
 
 /// What an exit's conversation needs from the owner.
-#[expect(clippy::large_enum_variant, reason = "lives for one call, and there is no allocator")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once a conversation, taken apart at once, and there is no allocator"
+)]
 pub enum Ask<'a> {
     /// Connect to the target; answer with [`Node::handle_connected`] or [`Node::handle_failed`].
     Connect(&'a Target),
@@ -50,7 +53,7 @@ fn going_out(role: &Role) -> Option<Side> {
     match role {
         Role::Exiting(..) => Some(Side::Outward),
         Role::Client(..) => Some(Side::Inward),
-        Role::Opening(_) | Role::Passing(..) | Role::Refused => None,
+        Role::Opening { .. } | Role::Passing(..) | Role::Refused => None,
     }
 }
 
@@ -104,8 +107,12 @@ impl Node<'_> {
 
     /// What an exit's conversation needs from the owner, once.
     pub fn poll_ask(&mut self, name: ConversationId) -> Option<Ask<'_>> {
+        let entry = self.table.find(name).and_then(|index| self.table.get(index))?;
+        if entry.farewell.is_some() && entry.forward.waiting().is_empty() {
+            return None;
+        }
         let (_, exit) = self.exit_mut(name)?;
-        if exit.stage() == crate::relay::exit::Stage::Unsigned {
+        if exit.stage() == Stage::Unsigned {
             return exit.ask_sign().map(|(target, transcript)| Ask::Sign(target, transcript));
         }
         exit.ask_connect().map(Ask::Connect)
@@ -128,6 +135,10 @@ impl Node<'_> {
             return;
         }
         let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
+        if entry.farewell.is_some() {
+            // Nobody is there to hear it, and its room has been given back.
+            return;
+        }
         let flow = entry.leaving(side);
         let Ok(place) = flow.push(&mut self.pool) else {
             debug_assert!(false, "room for control messages is kept free");
@@ -143,7 +154,7 @@ impl Node<'_> {
                 let originated = origin.forward.originate(exit, Command::RELAY, body);
                 debug_assert!(originated.is_ok(), "the exit is a hop of the path");
             }
-            Role::Opening(_) | Role::Passing(..) | Role::Refused => return,
+            Role::Opening { .. } | Role::Passing(..) | Role::Refused => return,
         }
         *place = *body;
         let sendable = entry.leaving(side).sendable() && entry.role.is_sending();
@@ -169,7 +180,7 @@ impl Node<'_> {
     /// The owner could not reach the target, or has lost it.
     pub fn handle_failed(&mut self, name: ConversationId, reason: EndReason, now: Instant) {
         if let Some((index, exit)) = self.exit_mut(name)
-            && exit.stage() != crate::relay::exit::Stage::Over
+            && exit.stage() != Stage::Over
         {
             self.end_conversation(index, Some(reason), CloseReason::Finished, now);
         }
@@ -192,7 +203,7 @@ impl Node<'_> {
             return 0;
         }
         let promised = match &entry.role {
-            Role::Exiting(_, exit) if exit.stage() == crate::relay::exit::Stage::Open && !exit.halves.finish_sent => {
+            Role::Exiting(_, exit) if exit.stage() == Stage::Open && !exit.halves.finish_sent => {
                 entry.backward.promised()
             }
             Role::Client(origin, _) => match self.origins.get(origin.0 as usize).and_then(|slot| slot.0.as_ref()) {
@@ -240,7 +251,7 @@ impl Node<'_> {
             return;
         }
         if let Some((_, exit)) = self.exit_mut(name) {
-            if exit.stage() != crate::relay::exit::Stage::Open || exit.halves.finish_sent {
+            if exit.stage() != Stage::Open || exit.halves.finish_sent {
                 return;
             }
             if exit.handle_finished() {
@@ -273,15 +284,12 @@ impl Node<'_> {
         let Some(entry) = self.table.get(index) else { return Output::Nothing };
         let (flow, halves, over, ready) = match &entry.role {
             Role::Exiting(_, exit) => {
-                let over = exit.stage() == crate::relay::exit::Stage::Over
-                    || (entry.farewell.is_some() && exit.stage() != crate::relay::exit::Stage::Open);
-                let ready = !matches!(
-                    exit.stage(),
-                    crate::relay::exit::Stage::AwaitingBegin
-                        | crate::relay::exit::Stage::Asking
-                        | crate::relay::exit::Stage::Connecting
-                );
-                (&entry.forward, exit.halves, over, ready)
+                let ready = !matches!(exit.stage(), Stage::AwaitingBegin | Stage::Asking | Stage::Connecting);
+                if !ready && entry.farewell.is_some() && !entry.forward.waiting().is_empty() {
+                    // The client has said all and gone; the target is still to hear it.
+                    return Output::Nothing;
+                }
+                (&entry.forward, exit.halves, exit.stage() == Stage::Over, ready)
             }
             Role::Client(origin, _) => {
                 let Some(origin) = self.origins.get(origin.0 as usize).and_then(|slot| slot.0.as_ref()) else {
@@ -289,7 +297,7 @@ impl Node<'_> {
                 };
                 (&entry.backward, origin.halves, origin.ended().is_some(), true)
             }
-            Role::Opening(_) | Role::Passing(..) | Role::Refused => return Output::Nothing,
+            Role::Opening { .. } | Role::Passing(..) | Role::Refused => return Output::Nothing,
         };
         let side = if matches!(entry.role, Role::Client(..)) { Side::Inward } else { Side::Outward };
         if entry.end(side) != End::Conversation {
@@ -315,12 +323,7 @@ impl Node<'_> {
             }
             return Output::Bytes(len);
         }
-        if over || entry.farewell.is_some() {
-            let close = entry.farewell;
-            let end = self.origin_mut(name).and_then(|origin| origin.ended());
-            self.detach_conversation(index, side, now);
-            return Output::Over(Outcome { end, close });
-        }
+        // Before the outcome: a stream that is let go of without its end counts as broken.
         if ready && halves.finish_received && !halves.finish_delivered {
             if let Some(halves) = self.halves_mut(name) {
                 halves.finish_delivered = true;
@@ -332,6 +335,12 @@ impl Node<'_> {
                 self.end_conversation(index, Some(EndReason::Done), CloseReason::Finished, now);
             }
             return Output::Finish;
+        }
+        if over || entry.farewell.is_some() {
+            let close = entry.farewell;
+            let end = self.origin_mut(name).and_then(|origin| origin.ended());
+            self.detach_conversation(index, side, now);
+            return Output::Over(Outcome { end, close });
         }
         Output::Nothing
     }
@@ -345,13 +354,15 @@ impl Node<'_> {
     pub fn handle_written(&mut self, name: ConversationId, written: usize, now: Instant) {
         let Some(index) = self.table.find(name) else { return };
         let growth = self.config.growth();
-        let idle = now.after(self.config.patience.idle);
+        let patience = self.config.patience;
         let Some(mut taken) = self.halves_mut(name).map(|halves| usize::from(halves.taken) + written) else { return };
         let Some(entry) = self.table.get_mut(index) else { return };
         let Some(side) = going_out(&entry.role) else { return };
-        if entry.farewell.is_none() {
-            entry.deadline = idle;
-        }
+        entry.deadline = match entry.farewell {
+            None => now.after(patience.idle),
+            // Who takes what waits, however slowly, gets all of it.
+            Some(_) => now.after(patience.draining),
+        };
         let flow = entry.leaving(side);
         while let Some(len) = self.pool.front(flow.waiting()).map(|body| payload_of(body).len())
             && taken >= len

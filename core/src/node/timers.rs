@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::Node;
 use super::port::Stage;
 use super::role::Role;
-use crate::circuit::{CircuitIndex, LinkId};
+use crate::circuit::CircuitIndex;
 use crate::time::Instant;
 use crate::wire::{CloseReason, EndReason};
 
@@ -44,7 +44,7 @@ impl Node<'_> {
             }
         }
         for at in 0..self.ports.capacity() {
-            let link = LinkId(at as u16);
+            let Some(link) = self.ports.at(at) else { continue };
             let Some(port) = self.ports.get_mut(link) else { continue };
             if port.circuits == 0 && now >= port.deadline && port.stage != Stage::Wanted {
                 port.stage = Stage::Closing;
@@ -61,13 +61,20 @@ impl Node<'_> {
 
     /// What waits for a circuit's ends is not taken in time: it is thrown away, and only the farewells remain.
     fn give_up(&mut self, index: CircuitIndex, now: Instant) {
-        let reason = CloseReason::TimedOut;
         let Some(entry) = self.table.get_mut(index) else { return };
+        entry.farewell = Some(CloseReason::TimedOut);
+        if let Role::Client(origin, _) = &entry.role
+            && !entry.backward.waiting().is_empty()
+            && let Some(origin) = self.origins.get_mut(origin.0 as usize).and_then(|slot| slot.0.as_mut())
+        {
+            origin.handle_truncated();
+        }
         entry.forward.close(&mut self.pool);
         entry.backward.close(&mut self.pool);
-        if matches!(entry.role, Role::Exiting(..) | Role::Client(..)) {
-            self.list_attention(index);
+        if let Role::Exiting(_, exit) = &mut entry.role {
+            // What was thrown away must not look like the end.
+            exit.halves.finish_received = false;
         }
-        self.wind_up(index, reason, None, now);
+        self.wind_up(index, CloseReason::TimedOut, None, now);
     }
 }

@@ -122,7 +122,7 @@ impl PathRequest<'_> {
 /// Why no path can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PathError {
-    /// No known exit accepts the target's port.
+    /// Exits are known, and none of them accepts the target's port.
     NoExitForPort(u16),
     /// No exit is known, or no node for a service.
     NoLastHop,
@@ -290,9 +290,11 @@ impl Phonebook<'_> {
 
         if last_hops.clone().next().is_none() {
             return Err(match request.last {
-                LastHop::Exit { port: Some(port) } => PathError::NoExitForPort(port),
+                LastHop::Exit { port: Some(port) } if self.choices().any(|choice| choice.descriptor().roles.exit) => {
+                    PathError::NoExitForPort(port)
+                }
                 LastHop::Node(_) => PathError::UnknownNode,
-                LastHop::Exit { port: None } | LastHop::Service => PathError::NoLastHop,
+                LastHop::Exit { .. } | LastHop::Service => PathError::NoLastHop,
             });
         }
 

@@ -9,6 +9,8 @@ use crate::wire::cell::CellBody;
 pub struct Hop {
     forward: RelayForward,
     backward: RelayBackward,
+    /// A cell has come from the next hop.
+    answered: bool,
 }
 
 impl Hop {
@@ -18,6 +20,7 @@ impl Hop {
         Self {
             forward: RelayForward::new(&Seed::from_bytes(*keys.forward)),
             backward: RelayBackward::new(&Seed::from_bytes(*keys.backward)),
+            answered: false,
         }
     }
 
@@ -28,7 +31,15 @@ impl Hop {
 
     /// Adds our layer to a cell that comes from the next hop.
     pub fn backward(&mut self, body: &mut CellBody) {
+        self.answered = true;
         self.backward.pass(Command::RELAY, body);
+    }
+
+    /// Whether the next hop has ever sent a cell. Until then it, or a hop behind it, may have refused the circuit without the
+    /// client's knowing who.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// Encrypts a message of our own (behind the place of the tag) to the client.

@@ -1,5 +1,8 @@
-//! One task that owns a node: its state machine, its sockets and its timers. No lock is held over I/O, because there is none to hold: all
-//! that other tasks and threads share with it are channels and the list of woken streams.
+//! One thread that owns a node: its state machine, its sockets and its timers, on an event loop of its own. No lock is held over I/O,
+//! because there is none to hold: all that other tasks and threads share with it are channels and the list of woken streams.
+//!
+//! A thread of its own, and not a task among others, because then a socket's event wakes exactly the one who waits for it, on the core whose
+//! cache holds its cells; a work-stealing runtime wakes a second thread to look for work each time.
 
 mod aead;
 pub(crate) mod memory;
@@ -9,6 +12,7 @@ pub(crate) mod stream;
 mod target;
 pub(crate) mod workers;
 
+use std::io;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -20,9 +24,9 @@ use bulbil_core::time::Instant;
 use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::{EndReason, NodeId, Target};
 use tokio::io::DuplexStream;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use memory::Sizes;
 use readiness::Token;
@@ -38,7 +42,7 @@ pub(crate) enum Command {
     /// Attach a conversation to an application.
     AttachPipe(ConversationId, DuplexStream),
     /// Attach a conversation to a local client's connection.
-    AttachTcp(ConversationId, TcpStream),
+    AttachTcp(ConversationId, std::net::TcpStream),
     /// Let go of a conversation.
     Release(ConversationId, bool),
     /// Take a new onion key and the descriptor that announces it.
@@ -72,11 +76,69 @@ pub struct Status {
     pub rotation_due: bool,
 }
 
+/// Connections that listeners may hand over before the engine has taken them.
+const ACCEPTED: usize = 64;
+/// After the system refuses to accept a connection, for want of file descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long open circuits have to end by themselves when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// Everything that a node's thread takes over.
+pub(crate) struct Engine {
+    pub config: Config,
+    pub sizes: Sizes,
+    pub shell: TokioShell,
+    pub listeners: Vec<std::net::TcpListener>,
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    pub done: mpsc::UnboundedReceiver<Done>,
+}
+
+impl Engine {
+    /// Starts the node's thread.
+    ///
+    /// # Errors
+    /// The system gives no thread, no event loop, or does not watch the listeners.
+    pub(crate) fn start(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let listeners: Vec<_> = self.listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+        drop(entered);
+        let (accepted, arriving) = mpsc::channel(ACCEPTED);
+        std::thread::Builder::new().name("bulbil-node".into()).spawn(move || {
+            // Tokio's budget per poll is meant for tasks that forget others; the engine yields by itself.
+            let outcome = runtime.block_on(tokio::task::coop::unconstrained(async move {
+                for listener in listeners {
+                    tokio::spawn(accept_all(listener, accepted.clone()));
+                }
+                run(self.config, self.sizes, self.shell, self.commands, arriving, self.done).await
+            }));
+            if let Err(error) = outcome {
+                tracing::error!(error, "the node could not start");
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// Hands accepted connections to the engine. When that is behind, so is the listener, and the system's own queue holds the rest.
+async fn accept_all(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if accepted.send(stream).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 /// Runs a node until it is told to stop or every handle to it is gone.
-pub(crate) async fn run(
+async fn run(
     config: Config,
     sizes: Sizes,
     mut shell: TokioShell,
@@ -109,7 +171,10 @@ pub(crate) async fn run(
                 }
                 Ok(command) => handle_command(&mut driver, &mut shell, command, now),
                 Err(mpsc::error::TryRecvError::Empty) => break,
-                Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    shell.end_conversations();
+                    return Ok(());
+                }
             }
         }
         while let Ok(stream) = accepted.try_recv() {
@@ -135,6 +200,7 @@ pub(crate) async fn run(
         if let Some((deadline, reply)) = stopping.take() {
             if driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= deadline {
                 driver.close_all(&mut shell, now);
+                shell.end_conversations();
                 let _nobody_waits = reply.send(());
                 return Ok(());
             }
@@ -159,7 +225,10 @@ pub(crate) async fn run(
                     stopping = Some((tokio::time::Instant::now() + STOP_GRACE, reply));
                 }
                 Some(command) => handle_command(&mut driver, &mut shell, command, now),
-                None => return Ok(()),
+                None => {
+                    shell.end_conversations();
+                    return Ok(());
+                }
             },
             () = tokio::time::sleep_until(wake) => {}
         }
@@ -212,10 +281,17 @@ fn handle_command(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShel
             let stream = Outside::Pipe(Waking::new(pipe, shell.readiness.waker(Token::Conversation(name))));
             driver.attach(shell, name, stream, now);
         }
-        Command::AttachTcp(name, stream) => {
-            let stream = shell.outside_tcp(name, stream);
-            driver.attach(shell, name, stream, now);
-        }
+        Command::AttachTcp(name, stream) => match TcpStream::from_std(stream) {
+            Ok(stream) => {
+                let stream = shell.outside_tcp(name, stream);
+                driver.attach(shell, name, stream, now);
+            }
+            Err(error) => {
+                debug!(%error, "a connection could not be attached");
+                driver.release(name, false, now);
+                shell.conversations.remove(&name);
+            }
+        },
         Command::Release(name, graceful) => {
             driver.release(name, graceful, now);
             shell.conversations.remove(&name);

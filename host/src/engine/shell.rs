@@ -19,7 +19,7 @@ use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::relay::onions::OnionIndex;
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::policy::Policy;
-use bulbil_core::wire::{EndReason, NodeId, Target, UnixTime};
+use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target, UnixTime};
 use embedded_io::ErrorKind;
 use rand_core::CryptoRng;
 use tokio::net::TcpStream;
@@ -28,7 +28,7 @@ use tracing::{debug, trace, warn};
 
 use super::aead::RingAead;
 use super::readiness::{Readiness, Token};
-use super::stream::{Outside, Waking, kind_of};
+use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
 use super::workers::Workers;
 use crate::random::{SYSTEM, SystemRandom};
@@ -106,9 +106,17 @@ impl TokioShell {
         Waking::new(stream, self.readiness.waker(Token::Link(link)))
     }
 
+    /// The node stops: tells every conversation that is still open, before its stream goes, which would otherwise look like its end.
+    pub(crate) fn end_conversations(&mut self) {
+        for (_, progress) in self.conversations.drain() {
+            let outcome = Outcome { end: None, close: Some(CloseReason::Shutdown) };
+            progress.send_modify(|progress| progress.outcome = Some(outcome));
+        }
+    }
+
     /// A conversation's connection, waking the engine.
     pub(crate) fn outside_tcp(&self, name: ConversationId, stream: TcpStream) -> Outside {
-        Outside::Tcp(Waking::new(stream, self.readiness.waker(Token::Conversation(name))))
+        Outside::Tcp(Breakable::new(stream, self.readiness.waker(Token::Conversation(name))))
     }
 }
 
@@ -178,7 +186,7 @@ impl Shell for TokioShell {
     }
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
-        debug!(link = link.0, "link up");
+        debug!(link = link.slot(), "link up");
         (self.shown)(descriptor, time);
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Ok((Box::new(descriptor.clone()), time)));
@@ -187,9 +195,9 @@ impl Shell for TokioShell {
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
         match end {
-            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.0, %end, "link ended"),
-            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.0, %end, "link refused"),
-            _ => debug!(link = link.0, %end, "link failed"),
+            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.slot(), %end, "link ended"),
+            LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.slot(), %end, "link refused"),
+            _ => debug!(link = link.slot(), %end, "link failed"),
         }
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Err(end));

@@ -83,10 +83,51 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for Waking<T> {
     }
 }
 
+/// A TCP connection whose peer is told by a reset that it broke off, unless it was finished: else half an answer that only the end
+/// of the connection delimits would pass for the whole.
+pub(crate) struct Breakable {
+    waking: Waking<TcpStream>,
+    finished: bool,
+}
+
+impl Breakable {
+    pub(crate) const fn new(stream: TcpStream, waker: Waker) -> Self {
+        Self { waking: Waking::new(stream, waker), finished: false }
+    }
+}
+
+impl Drop for Breakable {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Fails for a connection that is broken already.
+            let _broken = self.waking.stream.set_zero_linger();
+        }
+    }
+}
+
+impl ErrorType for Breakable {
+    type Error = StreamError;
+}
+
+impl ByteStream for Breakable {
+    fn try_read(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
+        self.waking.try_read(buffer)
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> Poll<Result<usize, StreamError>> {
+        self.waking.try_write(bytes)
+    }
+
+    fn finish(&mut self) -> Result<(), StreamError> {
+        self.finished = true;
+        self.waking.finish()
+    }
+}
+
 /// What a conversation can be attached to.
 pub(crate) enum Outside {
     /// A target's connection, or a local client's that was handed over.
-    Tcp(Waking<TcpStream>),
+    Tcp(Breakable),
     /// An application in this process.
     Pipe(Waking<DuplexStream>),
 }

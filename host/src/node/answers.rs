@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::HopInfo;
-use super::open::{ATTEMPTS, Opened, Purpose, error_of, settled};
+use super::open::{Attempts, Opened, Purpose, error_of, settled};
 use super::{Node, OpenError, SendOptions};
 use crate::engine::Command;
 
@@ -33,8 +33,7 @@ pub struct Answers {
     request: Vec<u8>,
     options: SendOptions,
     deadline: Instant,
-    avoid: Vec<NodeId>,
-    attempts: usize,
+    attempts: Attempts,
     talk: Talk,
     receipt: Option<VerifiedReceipt>,
     /// Bytes have come, or the end.
@@ -50,15 +49,15 @@ impl Answers {
         options: SendOptions,
     ) -> Result<Self, OpenError> {
         let deadline = Instant::now() + options.deadline;
-        let talk = launch(&node, &target, &request, &options, &[], deadline).await?;
+        let attempts = Attempts::default();
+        let talk = launch(&node, &target, &request, &options, &attempts, deadline).await?;
         Ok(Self {
             node,
             target,
             request,
             options,
             deadline,
-            avoid: Vec::new(),
-            attempts: 1,
+            attempts,
             talk,
             receipt: None,
             answered: false,
@@ -92,14 +91,13 @@ impl Answers {
                 break;
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
-            let another = self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.avoid);
-            if !another || self.attempts >= ATTEMPTS {
+            let another = self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts);
+            if !another || !self.attempts.are_left() {
                 self.over = true;
                 return Err(error_of(&outcome).unwrap_or(OpenError::Shutdown));
             }
-            self.attempts += 1;
             self.talk =
-                launch(&self.node, &self.target, &self.request, &self.options, &self.avoid, self.deadline).await?;
+                launch(&self.node, &self.target, &self.request, &self.options, &self.attempts, self.deadline).await?;
         }
         let mut piece = vec![0; PIPE];
         let read = self.talk.reading.read(&mut piece).await.map_err(|_| OpenError::Shutdown)?;
@@ -156,7 +154,11 @@ impl Answers {
             let ended = self.talk.circuit.progress.wait_for(|progress| progress.outcome.is_some()).await;
             ended.map_err(|_| OpenError::Shutdown)?;
         }
-        if let Some(error) = self.talk.circuit.failure() {
+        let outcome = self.talk.circuit.progress.borrow().outcome;
+        if let Some(error) = outcome.as_ref().and_then(error_of) {
+            // A path that broke while it was used is not the one for the next conversation.
+            let _another =
+                outcome.map(|outcome| self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts));
             return Err(error);
         }
         if !self.options.sign {
@@ -177,14 +179,14 @@ async fn launch(
     target: &Target,
     request: &[u8],
     options: &SendOptions,
-    avoid: &[NodeId],
+    attempts: &Attempts,
     deadline: Instant,
 ) -> Result<Talk, OpenError> {
     let purpose = Purpose {
         target,
         options: BeginOptions { sign: options.sign, once: !options.keep_open },
         isolation: None,
-        avoid,
+        attempts,
         first: request,
         deadline,
     };

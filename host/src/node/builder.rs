@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulbil_core::crypto::identity::{self, IdentitySecret};
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
@@ -14,7 +14,6 @@ use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::policy::Policy;
 use bulbil_core::wire::{Descriptor, NodeId, OnionKeyKind, ProtocolVersion, Roles, UnixTime};
 use rand_core::Rng as _;
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -26,7 +25,7 @@ use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
 use crate::engine::shell::{Keys, TokioShell, unix_time};
 use crate::engine::workers::Workers;
-use crate::engine::{self, Command};
+use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
@@ -36,8 +35,6 @@ const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
 /// Circuits that are built at one time; the others wait.
 const BUILDING: usize = 64;
-/// Connections that listeners may hand over before the engine has taken them.
-const ACCEPTED: usize = 64;
 
 /// Describes a node; [`NodeBuilder::start`] starts it.
 pub struct NodeBuilder {
@@ -60,6 +57,7 @@ pub struct NodeBuilder {
     half_open_links: u16,
     patience: Patience,
     workers: usize,
+    guards: Vec<NodeId>,
 }
 
 impl Default for NodeBuilder {
@@ -84,6 +82,7 @@ impl Default for NodeBuilder {
             half_open_links: 128,
             patience: Patience::DEFAULT,
             workers: 0,
+            guards: Vec::new(),
         }
     }
 }
@@ -173,7 +172,7 @@ impl NodeBuilder {
         let mut addresses = Vec::new();
         for address in &self.listen {
             let failed = |error| StartError(format!("cannot listen on {address}: {error}; is another node using it?"));
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let listener = listen(address).map_err(failed)?;
             addresses.push(listener.local_addr().map_err(failed)?);
             listeners.push(listener);
         }
@@ -217,9 +216,8 @@ impl NodeBuilder {
             half_open_links: self.half_open_links,
             patience: self.patience,
         };
-        let directory = Directory::start(keys.node, self.reuse);
+        let directory = Directory::start(keys.node, self.reuse, self.guards);
         let (commands, asked) = mpsc::unbounded_channel();
-        let (accepted, arriving) = mpsc::channel(ACCEPTED);
         let (done, finished) = mpsc::unbounded_channel();
         let shown = {
             let directory = directory.clone();
@@ -237,20 +235,12 @@ impl NodeBuilder {
             shown,
             random: SYSTEM,
         };
-        // Tokio's budget per poll is meant for tasks that forget others; the engine yields by itself.
-        let engine = engine::run(config, self.sizes, shell, asked, arriving, finished);
-        tokio::spawn(tokio::task::coop::unconstrained(async move {
-            if let Err(error) = engine.await {
-                tracing::error!(error, "the node could not start");
-            }
-        }));
+        let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
+        engine.start().map_err(|error| StartError(format!("cannot start the node's thread: {error}")))?;
 
         let mut tasks = JoinSet::new();
-        for listener in listeners {
-            tasks.spawn(keeper::accept(listener, accepted.clone()));
-        }
         for contact in self.bootstrap {
-            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving));
+            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.doubts()));
         }
         if serving {
             let rotation = Rotation { keys, card, kind: self.onion_kind, period: self.rotation };
@@ -267,11 +257,18 @@ impl NodeBuilder {
                 hops: self.hops,
                 strictness: self.strictness,
                 reuse_paths: !self.reuse.is_zero(),
+                started: tokio::time::Instant::now(),
                 tasks: std::sync::Mutex::new(tasks),
-                state: std::sync::Mutex::new(None),
             }),
         })
     }
+}
+
+fn listen(address: &SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    // With SO_REUSEADDR, which the standard library sets: a restarted node does not wait for its old connections to be forgotten.
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// Room that every circuit has from the beginning, in each direction: enough for a small answer without waiting.
@@ -307,7 +304,8 @@ impl Card {
         let now = unix_time();
         let mut descriptor = Descriptor {
             identity: identity.public(),
-            sequence: now.0,
+            // Milliseconds, so that a node that restarts at once is believed at once.
+            sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             valid_from: now.saturating_sub(CLOCK_SLACK),
             valid_until: now.saturating_add(VALIDITY),
             protocol: ProtocolVersion::V1,
@@ -374,6 +372,9 @@ pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<N
     if config.roles.relay || config.roles.exit {
         builder.listen.clone_from(&config.listen);
     }
+    if let Some(state) = &state {
+        builder.guards = load_guards(state)?;
+    }
     if let Some(state) = &state
         && !builder.listen.is_empty()
     {
@@ -386,6 +387,18 @@ pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<N
     let node = builder.start().await?;
     node.keep(state);
     Ok(node)
+}
+
+/// The first hops of before. A file that holds something else is an error, not a reason to draw new ones: that is what an attacker would like.
+fn load_guards(state: &StateDir) -> Result<Vec<NodeId>, StartError> {
+    let bytes = state.read(Item::Guards).map_err(|error| StartError(error.to_string()))?;
+    let bytes = bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
+    let (nodes, rest) = bytes.as_chunks::<32>();
+    if !rest.is_empty() {
+        let path = state.item_path(Item::Guards);
+        return Err(StartError(format!("{} does not hold node ids; remove it to draw new first hops", path.display())));
+    }
+    Ok(nodes.iter().copied().map(NodeId).collect())
 }
 
 /// The keys that survive a restart. Onion keys do not: a node that came back with an old one, but without its replay tags, would

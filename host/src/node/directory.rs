@@ -57,15 +57,25 @@ enum Request {
 pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
+    doubts: std::sync::Arc<watch::Sender<u64>>,
+    guards: watch::Receiver<Vec<NodeId>>,
 }
 
 impl Directory {
     /// Starts the task. `own` is never put on a path; paths of one isolation key are kept for `reuse`.
-    pub(crate) fn start(own: NodeId, reuse: Duration) -> Self {
+    /// `guards` are the first hops that were used before a restart.
+    pub(crate) fn start(own: NodeId, reuse: Duration, guards: Vec<NodeId>) -> Self {
         let (requests, asked) = mpsc::unbounded_channel();
         let (changed, changes) = watch::channel(0);
-        tokio::spawn(run(own, reuse, asked, changed));
-        Self { requests, changes }
+        let (drawn, drawn_guards) = watch::channel(guards);
+        tokio::spawn(run(own, reuse, asked, changed, drawn));
+        let doubts = std::sync::Arc::new(watch::Sender::new(0));
+        Self { requests, changes, doubts, guards: drawn_guards }
+    }
+
+    /// The first hops in use, to be kept over a restart.
+    pub(crate) fn guards(&self) -> watch::Receiver<Vec<NodeId>> {
+        self.guards.clone()
     }
 
     /// A node has shown its descriptor.
@@ -83,6 +93,12 @@ impl Directory {
     /// A hop did not do its part: paths with it are forgotten.
     pub(crate) fn failed(&self, node: NodeId) {
         let _stopped = self.requests.send(Request::Failed(node));
+        self.doubts.send_modify(|doubts| *doubts += 1);
+    }
+
+    /// Changes when a hop did not do its part: what is known of the network may be out of date.
+    pub(crate) fn doubts(&self) -> watch::Receiver<u64> {
+        self.doubts.subscribe()
     }
 
     /// A hop did its part.
@@ -90,28 +106,36 @@ impl Directory {
         let _stopped = self.requests.send(Request::Succeeded(node));
     }
 
-    /// Changes when a descriptor comes in.
+    /// Changes when a descriptor comes in that was not known.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
 }
 
-async fn run(own: NodeId, reuse: Duration, mut asked: mpsc::UnboundedReceiver<Request>, changed: watch::Sender<u64>) {
+async fn run(
+    own: NodeId,
+    reuse: Duration,
+    mut asked: mpsc::UnboundedReceiver<Request>,
+    changed: watch::Sender<u64>,
+    drawn: watch::Sender<Vec<NodeId>>,
+) {
     let mut entries: Vec<_> = std::iter::repeat_with(|| None).take(CAPACITY).collect();
     let mut places: Vec<Option<CachedPath>> = vec![None; CACHED_PATHS];
     let mut book = Phonebook::new(&mut entries, Some(own));
     let mut cache = PathCache::new(&mut places, reuse);
-    let mut guards = Guards::new();
+    let mut guards = Guards::restore(drawn.borrow().iter().copied());
     while let Some(request) = asked.recv().await {
         let now = unix_time();
         match request {
             Request::Insert(descriptor) => {
                 let node = descriptor.node();
                 match book.insert(*descriptor, now) {
-                    Ok(_) => book.record_success(&node),
+                    Ok(_) => {
+                        book.record_success(&node);
+                        changed.send_modify(|changes| *changes += 1);
+                    }
                     Err(refusal) => tracing::debug!(%refusal, "descriptor not taken"),
                 }
-                changed.send_modify(|changes| *changes += 1);
             }
             Request::Failed(node) => {
                 cache.forget_node(&node);
@@ -132,6 +156,13 @@ async fn run(own: NodeId, reuse: Duration, mut asked: mpsc::UnboundedReceiver<Re
                     Some(key) => cache.path_for(key, &book, &request, &mut guards, &mut SYSTEM.clone()),
                     None => book.choose_path(&request, &mut guards, &mut SYSTEM.clone()),
                 };
+                drawn.send_if_modified(|kept| {
+                    let changed = kept.as_slice() != guards.nodes();
+                    if changed {
+                        *kept = guards.nodes().to_vec();
+                    }
+                    changed
+                });
                 let _nobody_waits = reply.send(path.map(|path| {
                     let hops = path.hops().iter();
                     hops.filter_map(|hop| {

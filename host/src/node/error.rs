@@ -46,7 +46,9 @@ impl From<OpenError> for std::io::Error {
         let kind = match error {
             OpenError::Ended(EndReason::Refused) => std::io::ErrorKind::ConnectionRefused,
             OpenError::Ended(EndReason::TimedOut) | OpenError::Deadline => std::io::ErrorKind::TimedOut,
-            OpenError::Ended(EndReason::Forbidden) => std::io::ErrorKind::PermissionDenied,
+            OpenError::Ended(EndReason::Forbidden) | OpenError::NoPath(PathError::NoExitForPort(_)) => {
+                std::io::ErrorKind::PermissionDenied
+            }
             OpenError::Ended(EndReason::NotResolved | EndReason::Unreachable) => std::io::ErrorKind::HostUnreachable,
             OpenError::Shutdown => std::io::ErrorKind::NotConnected,
             _ => std::io::ErrorKind::ConnectionReset,

@@ -45,10 +45,9 @@ struct Inner {
     hops: bulbil_core::phonebook::HopCount,
     strictness: Strictness,
     reuse_paths: bool,
+    started: tokio::time::Instant,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
-    /// Held for its lock, as long as the node lives.
-    state: std::sync::Mutex<Option<crate::state::StateDir>>,
 }
 
 /// How a circuit is to be opened.
@@ -129,9 +128,12 @@ impl Node {
         Answers::send(self.clone(), target, request.to_vec(), options).await
     }
 
-    /// Keeps a state directory locked for as long as the node lives.
+    /// Keeps what should survive a restart in `state`, which stays locked until the node is shut down.
     fn keep(&self, state: Option<crate::state::StateDir>) {
-        *self.inner.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = state;
+        if let Some(state) = state {
+            let keeping = keeper::keep_guards(Arc::new(state), self.inner.directory.guards());
+            self.inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(keeping);
+        }
     }
 
     /// Waits until a path to an exit can be chosen.

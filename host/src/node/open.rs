@@ -1,8 +1,10 @@
 //! From a target to a circuit on its way: choose a path, build the onion, hand it to the engine.
 
+use std::time::Duration;
+
 use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
 use bulbil_core::node::{ConversationId, Outcome};
-use bulbil_core::phonebook::{IsolationKey, LastHop};
+use bulbil_core::phonebook::{IsolationKey, LastHop, PathError};
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
 use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target};
@@ -16,7 +18,29 @@ use crate::engine::{Command, OpenCommand};
 use crate::random::SYSTEM;
 
 /// Paths that are tried for one conversation.
-pub(super) const ATTEMPTS: usize = 5;
+const ATTEMPTS: u32 = 8;
+/// Pause before the second attempt if there is no way around what failed; twice as long before each further one, up to the second
+/// value. Longer in all than a node takes to be asked for its descriptor again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Until so long after a node's start an exit that takes a target's port may still be met; from then on nobody waits for one.
+const ACQUAINTANCE: Duration = Duration::from_secs(3);
+
+/// What came of earlier attempts at one conversation.
+#[derive(Default)]
+pub(super) struct Attempts {
+    failed: u32,
+    /// Nodes that are to blame.
+    avoid: Vec<NodeId>,
+    /// Nobody could be blamed for the last one: what we know of some node may be out of date.
+    blind: bool,
+}
+
+impl Attempts {
+    /// Whether there may be another one.
+    pub(super) const fn are_left(&self) -> bool {
+        self.failed < ATTEMPTS
+    }
+}
 
 /// A circuit on its way.
 pub(super) struct Opened {
@@ -55,8 +79,8 @@ pub(super) struct Purpose<'a> {
     pub target: &'a Target,
     pub options: BeginOptions,
     pub isolation: Option<IsolationKey>,
-    /// Nodes not to be used.
-    pub avoid: &'a [NodeId],
+    /// What was tried before.
+    pub attempts: &'a Attempts,
     /// The first bytes for the target; as many as fit leave with BEGIN.
     pub first: &'a [u8],
     pub deadline: Instant,
@@ -89,12 +113,41 @@ impl Inner {
             if !avoid.is_empty() {
                 return Err(error);
             }
-            match timeout_at(deadline, changes.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(OpenError::Shutdown),
+            let until = match error {
+                OpenError::NoPath(PathError::NoExitForPort(_)) => deadline.min(self.started + ACQUAINTANCE),
+                _ => deadline,
+            };
+            let changed = async {
+                tokio::select! {
+                    changed = changes.changed() => changed.is_ok(),
+                    () = self.commands.closed() => false,
+                }
+            };
+            match timeout_at(until, changed).await {
+                Ok(true) => {}
+                Ok(false) => return Err(OpenError::Shutdown),
                 Err(_) => return Err(error),
             }
         }
+    }
+
+    /// A path that goes around what failed before. If there is none, whatever it was gets time to come back: a node that has
+    /// restarted has a new onion key, and its descriptor is asked for as soon as it is in doubt.
+    async fn path_around(&self, last: LastHop, purpose: &Purpose<'_>) -> Result<Vec<ChosenHop>, OpenError> {
+        let Purpose { attempts, isolation, deadline, .. } = *purpose;
+        let mut changes = self.directory.changes();
+        changes.mark_unchanged();
+        for pause_first in [attempts.blind, true] {
+            if pause_first {
+                let pause = PAUSE.1.min(PAUSE.0 * 2u32.pow(attempts.failed.saturating_sub(1)));
+                let _changed_or_not = timeout_at(deadline.min(Instant::now() + pause), changes.changed()).await;
+            }
+            let path = self.wait_for_path(last, isolation, &attempts.avoid, deadline).await;
+            if path.is_ok() || attempts.avoid.is_empty() {
+                return path;
+            }
+        }
+        self.wait_for_path(last, isolation, &[], deadline).await
     }
 }
 
@@ -103,12 +156,7 @@ impl Node {
     pub(super) async fn launch(&self, purpose: &Purpose<'_>) -> Result<Opened, OpenError> {
         let inner = &self.inner;
         let last = LastHop::from(purpose.target);
-        let mut path = inner.wait_for_path(last, purpose.isolation, purpose.avoid, purpose.deadline).await;
-        if path.is_err() && !purpose.avoid.is_empty() {
-            // There is no way around: the nodes that failed may have come back.
-            path = inner.wait_for_path(last, None, &[], purpose.deadline).await;
-        }
-        let path = path?;
+        let path = inner.path_around(last, purpose).await?;
         let infos: Vec<_> = path.iter().map(|hop| HopInfo { node: hop.node, address: hop.address }).collect();
         let (Some(first_hop), Some(exit)) = (infos.first().copied(), path.last()) else {
             return Err(OpenError::Shutdown);
@@ -144,8 +192,9 @@ impl Node {
         Ok(Opened { name, progress, path: infos, exit_identity, sent, commands: inner.commands.clone() })
     }
 
-    /// Judges how a circuit ended before its target was reached: whom to avoid, and whether another path may do better.
-    pub(super) fn learn_from(&self, path: &[HopInfo], outcome: &Outcome, avoid: &mut Vec<NodeId>) -> bool {
+    /// Judges how a circuit ended: whom to avoid, and whether another path may do better.
+    pub(super) fn learn_from(&self, path: &[HopInfo], outcome: &Outcome, attempts: &mut Attempts) -> bool {
+        attempts.failed += 1;
         let suspect = match (outcome.end, outcome.close) {
             (Some((EndReason::NextHopUnreachable | EndReason::NextHopLost, hop)), _) => path.get(hop.value() + 1),
             (Some((EndReason::Busy | EndReason::Shutdown | EndReason::Internal | EndReason::TimedOut, hop)), _)
@@ -158,12 +207,15 @@ impl Node {
             (Some(_), _) => return false,
             (None, Some(CloseReason::NextHopUnreachable | CloseReason::LinkLost)) => path.first(),
             // Somebody on the path refused, and nobody can prove who: try without blaming anyone.
-            (None, _) => None,
+            (None, Some(_)) => None,
+            // Our own side broke.
+            (None, None) => return false,
         };
+        attempts.blind = suspect.is_none();
         match suspect {
             Some(hop) => {
                 self.inner.directory.failed(hop.node);
-                avoid.push(hop.node);
+                attempts.avoid.push(hop.node);
             }
             None => path.iter().for_each(|hop| self.inner.directory.failed(hop.node)),
         }

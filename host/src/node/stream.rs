@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bulbil_core::wire::Target;
 use bulbil_core::wire::message::BeginOptions;
-use bulbil_core::wire::{NodeId, Target};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::HopInfo;
-use super::open::{ATTEMPTS, Opened, Purpose, error_of, settled};
+use super::open::{Attempts, Opened, Purpose, error_of, settled};
 use super::{Node, OpenError, OpenOptions};
 use crate::engine::Command;
 
@@ -29,16 +29,18 @@ pub struct CircuitStream {
     options: OpenOptions,
     deadline: Instant,
     circuit: Opened,
-    avoid: Vec<NodeId>,
-    attempts: usize,
+    attempts: Attempts,
+    /// The exit has reached the target.
+    reached: bool,
     pipe: Option<DuplexStream>,
 }
 
 impl CircuitStream {
     pub(super) async fn open(node: Node, target: Target, options: OpenOptions) -> Result<Self, OpenError> {
         let deadline = Instant::now() + options.deadline;
-        let circuit = launch(&node, &target, &options, &[], deadline).await?;
-        Ok(Self { node, target, options, deadline, circuit, avoid: Vec::new(), attempts: 1, pipe: None })
+        let attempts = Attempts::default();
+        let circuit = launch(&node, &target, &options, &attempts, deadline).await?;
+        Ok(Self { node, target, options, deadline, circuit, attempts, reached: false, pipe: None })
     }
 
     /// The path, first hop to exit.
@@ -58,6 +60,7 @@ impl CircuitStream {
             let progress = timeout_at(self.deadline, settled(&mut self.circuit.progress)).await;
             let progress = progress.map_err(|_| OpenError::Deadline)??;
             if let Some(address) = progress.connected {
+                self.reached = true;
                 for hop in &self.circuit.path {
                     self.node.inner.directory.succeeded(hop.node);
                 }
@@ -65,13 +68,12 @@ impl CircuitStream {
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
             let error = error_of(&outcome).unwrap_or(OpenError::Shutdown);
-            let another = self.node.learn_from(&self.circuit.path, &outcome, &mut self.avoid);
-            if !another || self.pipe.is_some() || self.attempts >= ATTEMPTS {
+            let another = self.node.learn_from(&self.circuit.path, &outcome, &mut self.attempts);
+            if !another || self.pipe.is_some() || !self.attempts.are_left() {
                 return Err(error);
             }
-            self.attempts += 1;
-            tracing::debug!(attempt = self.attempts, "another path is tried");
-            self.circuit = launch(&self.node, &self.target, &self.options, &self.avoid, self.deadline).await?;
+            tracing::debug!(%error, "another path is tried");
+            self.circuit = launch(&self.node, &self.target, &self.options, &self.attempts, self.deadline).await?;
         }
     }
 
@@ -85,6 +87,8 @@ impl CircuitStream {
             let moved = tokio::io::copy_bidirectional(&mut self, &mut tcp).await;
             return moved.map(|_| ()).map_err(|_| self.circuit.failure().unwrap_or(OpenError::Shutdown));
         }
+        // The engine has an event loop of its own; the connection moves there.
+        let tcp = tcp.into_std().map_err(|_| OpenError::Shutdown)?;
         self.circuit.command(Command::AttachTcp(self.circuit.name, tcp));
         let ended = self.circuit.progress.wait_for(|progress| progress.outcome.is_some()).await;
         let outcome = ended.map_err(|_| OpenError::Shutdown)?.outcome;
@@ -101,18 +105,28 @@ impl CircuitStream {
     }
 }
 
+impl Drop for CircuitStream {
+    /// A path that broke while it was used is not the one for the next conversation.
+    fn drop(&mut self) {
+        let outcome = self.circuit.progress.borrow().outcome;
+        if let Some(outcome) = outcome.filter(|_| self.reached || self.pipe.is_some()) {
+            let _another = self.node.learn_from(&self.circuit.path, &outcome, &mut self.attempts);
+        }
+    }
+}
+
 async fn launch(
     node: &Node,
     target: &Target,
     options: &OpenOptions,
-    avoid: &[NodeId],
+    attempts: &Attempts,
     deadline: Instant,
 ) -> Result<Opened, OpenError> {
     let purpose = Purpose {
         target,
         options: BeginOptions { sign: false, once: false },
         isolation: options.isolation,
-        avoid,
+        attempts,
         first: &[],
         deadline,
     };

@@ -37,7 +37,8 @@ pub use self::node::Spec;
 pub use self::shell::Jobs;
 pub use self::world::{NodeIndex, TalkIndex};
 
-use self::node::{SimNode, Tables, Token};
+pub(crate) use self::node::Tables;
+use self::node::{SimNode, Token};
 use self::shell::{Notice, SimShell};
 use self::stream::SimStream;
 use self::world::{Event, Owner, Shared, StreamId, World};
@@ -106,6 +107,12 @@ pub struct Talk {
 }
 
 impl Talk {
+    /// What the client wanted.
+    #[must_use]
+    pub const fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
     /// The application.
     #[must_use]
     pub const fn app(&self) -> &Actor {
@@ -152,6 +159,15 @@ impl Talk {
     #[must_use]
     pub const fn is_over(&self) -> bool {
         self.outcome.is_some() && self.app.heard_end().is_some()
+    }
+
+    /// Whether the application has heard everything that the target said, and the target everything that it waits for.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let Some(target) = &self.at_target else { return false };
+        let heard_answer = self.app.heard() == target.said();
+        let heard_request = target.heard() == self.app.said() || self.wish.once;
+        heard_answer && heard_request
     }
 
     /// How it ended for the exit, once it has.
@@ -264,6 +280,12 @@ impl<'m, 'b> Network<'m, 'b> {
     #[must_use]
     pub fn counters(&self, node: NodeIndex) -> Counters {
         *self.nodes[node].driver.node().counters()
+    }
+
+    /// Whether a node's replay set is full.
+    #[must_use]
+    pub fn is_rotation_due(&self, node: NodeIndex) -> bool {
+        self.nodes[node].driver.node().is_rotation_due()
     }
 
     /// How links of a node have ended, in order.
@@ -734,7 +756,7 @@ impl<'m, 'b> Network<'m, 'b> {
                 }
                 Notice::Receipt(name, receipt) => {
                     let talk = self.names[&(index, name)];
-                    assert!(self.talks[talk].receipt.replace(receipt).is_none(), "told twice");
+                    assert!(self.talks[talk].receipt.replace(*receipt).is_none(), "told twice");
                 }
                 Notice::Over(name, outcome) => {
                     // An exit's conversation may be over before its target was reached.

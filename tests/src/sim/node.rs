@@ -86,7 +86,7 @@ impl Spec {
     /// All roles at once.
     pub const ALL: Self = Self { exit: true, origins: 32, ..Self::RELAY };
 
-    pub(super) fn config(&self, node: NodeId) -> Config {
+    pub(crate) fn config(&self, node: NodeId) -> Config {
         Config {
             half_open_links: 64,
             node,
@@ -109,7 +109,7 @@ fn filled<T>(len: usize, make: impl FnMut() -> T) -> Vec<T> {
 }
 
 /// A node's tables and buffers.
-pub(super) struct Tables {
+pub(crate) struct Tables {
     links: Vec<PortSlot>,
     circuits: Vec<NodeCircuit>,
     index: Vec<IndexSlot>,
@@ -123,14 +123,14 @@ pub(super) struct Tables {
 }
 
 /// What of a node's tables the node itself takes.
-pub(super) struct Lent<'m> {
-    pub(super) memory: Memory<'m>,
+pub(crate) struct Lent<'m> {
+    pub(crate) memory: Memory<'m>,
     pub(super) outsides: &'m mut [OutsidePlace<SimShell>],
     pub(super) scratch: &'m mut [u8],
 }
 
 impl Tables {
-    pub(super) fn new(spec: &Spec) -> Self {
+    pub(crate) fn new(spec: &Spec) -> Self {
         let buffer = LINK_BUFFER_MIN.max(record_len(usize::from(spec.record_cells)));
         Self {
             links: filled(spec.links, || PortSlot::EMPTY),
@@ -146,7 +146,7 @@ impl Tables {
         }
     }
 
-    pub(super) fn lend(&mut self) -> (Lent<'_>, Vec<LinkPlace<'_, SimShell>>) {
+    pub(crate) fn lend(&mut self) -> (Lent<'_>, Vec<LinkPlace<'_, SimShell>>) {
         let [current, previous] = &mut self.replay;
         let memory = Memory {
             links: &mut self.links,

@@ -35,12 +35,12 @@ pub enum Jobs {
 /// What a node has told its owner.
 pub(super) enum Notice {
     Connected(ConversationId, SocketAddr),
-    Receipt(ConversationId, Receipt),
+    Receipt(ConversationId, Box<Receipt>),
     Over(ConversationId, Outcome),
 }
 
 /// The machine around one simulated node.
-pub(super) struct SimShell {
+pub(crate) struct SimShell {
     pub(super) world: Shared,
     pub(super) index: NodeIndex,
     pub(super) node: NodeId,
@@ -74,7 +74,7 @@ impl Shell for SimShell {
     }
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
-        self.world.borrow_mut().later(Event::Target(self.index, conversation, target.clone()));
+        self.world.borrow_mut().later(Event::Target(self.index, conversation, Box::new(target.clone())));
     }
 
     fn peel(&mut self, job: OnionIndex, onion: &mut Onion) -> Option<Result<Peeled, OnionRejected>> {
@@ -134,7 +134,7 @@ impl Shell for SimShell {
     }
 
     fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt) {
-        self.notices.push(Notice::Receipt(conversation, receipt));
+        self.notices.push(Notice::Receipt(conversation, Box::new(receipt)));
     }
 
     fn handle_over(&mut self, conversation: ConversationId, outcome: Outcome) {

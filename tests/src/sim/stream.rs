@@ -9,7 +9,7 @@ use embedded_io::{ErrorKind, ErrorType};
 use super::world::{Owner, Read, Shared, StreamId};
 
 /// One end of a virtual pipe. Dropping it closes it.
-pub(super) struct SimStream {
+pub(crate) struct SimStream {
     world: Shared,
     end: StreamId,
 }

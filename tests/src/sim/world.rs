@@ -56,7 +56,7 @@ pub(super) enum Event {
     /// Both ends of the pipe learn that it is cut.
     Cut(StreamId),
     Connect(NodeIndex, LinkId, SocketAddr),
-    Target(NodeIndex, ConversationId, Target),
+    Target(NodeIndex, ConversationId, Box<Target>),
     Peeled(NodeIndex, OnionIndex, Box<Result<Peeled, OnionRejected>>, Box<Onion>),
     Signed(NodeIndex, ConversationId, UnixTime, Box<[u8; 256]>),
     Timer(NodeIndex),

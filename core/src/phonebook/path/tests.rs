@@ -158,20 +158,20 @@ fn errors_say_what_is_missing() {
 
 #[test]
 fn nodes_that_cannot_be_used_are_not() {
-    let spoil: [fn(&mut Descriptor); 4] = [
-        |d| d.valid_from = UnixTime(NOW.0 + 61),
-        |d| d.protocol = ProtocolVersion::new(2).unwrap(),
-        |d| d.roles.exit = false,
-        |d| d.exit_ports = Vec::from_array([PortRange::single(81).unwrap()]),
+    let spoil: [(fn(&mut Descriptor), PathError); 4] = [
+        (|d| d.valid_from = UnixTime(NOW.0 + 61), PathError::NoExitForPort(80)),
+        (|d| d.protocol = ProtocolVersion::new(2).unwrap(), PathError::NoExitForPort(80)),
+        (|d| d.roles.exit = false, PathError::NoLastHop),
+        (|d| d.exit_ports = Vec::from_array([PortRange::single(81).unwrap()]), PathError::NoExitForPort(80)),
     ];
-    for spoil in spoil {
+    for (spoil, expected) in spoil {
         let mut spoilt = web_exit(1);
         spoil(&mut spoilt);
         let mut entries = storage_with([spoilt]);
         let error = book(&mut entries)
             .choose_path(&request(1, LastHop::Exit { port: Some(80) }), &mut Guards::new(), &mut rng(0))
             .unwrap_err();
-        assert_eq!(error, PathError::NoExitForPort(80));
+        assert_eq!(error, expected);
     }
     let mut entries = storage_with([web_exit(1), web_exit(2)]);
     let avoid = [node(1), node(2)];
