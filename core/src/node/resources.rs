@@ -120,6 +120,7 @@ mod tests {
         let mut resources = std::boxed::Box::new(Small::new());
         let limits = LinkLimits { record_cells: RecordCells::MIN, credit: InitialCredit::new(WINDOW_MIN).unwrap() };
         let config = Config {
+            half_open_links: 2,
             node: NodeId([1; 32]),
             relay: true,
             exit: false,
