@@ -85,8 +85,11 @@ async fn messages_are_answered_signed_and_continued() {
     assert!(answers.receipt().is_some());
     let unsigned = SendOptions { sign: false, ..SendOptions::default() };
     let mut answers = network.client.send(to(long), b"no receipt", unsigned).await.unwrap();
-    assert_eq!(answers.whole(3).await.unwrap(), b"no ");
+    assert_eq!(answers.whole(10).await.unwrap(), b"no receipt");
     assert!(answers.receipt().is_none());
+    let unsigned = SendOptions { sign: false, ..SendOptions::default() };
+    let mut answers = network.client.send(to(long), b"too long", unsigned).await.unwrap();
+    assert_eq!(answers.whole(3).await.unwrap_err(), OpenError::TooLong, "never cut without a word");
 
     // Both sides talk, until one closes.
     let talker = serve_each(|mut stream| async move {
