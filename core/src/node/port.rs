@@ -185,12 +185,6 @@ impl<'m> Ports<'m> {
         Some(LinkId::new(at as u16, self.slots[at].generation))
     }
 
-    /// Whether no link is in the table.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.used == 0
-    }
-
     /// Removes a link. Its lists must be empty.
     pub fn remove(&mut self, link: LinkId) -> Option<Port> {
         self.get(link)?;
