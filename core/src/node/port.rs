@@ -177,6 +177,12 @@ impl<'m> Ports<'m> {
         self.used
     }
 
+    /// Whether no link is in the table.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
     /// Adds a link; `None` if the table is full.
     pub fn insert(&mut self, port: Port) -> Option<LinkId> {
         let at = self.slots.iter().position(|slot| slot.port.is_none())?;
