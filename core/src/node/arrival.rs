@@ -135,11 +135,11 @@ impl Node<'_> {
     ) -> Result<(), Violation> {
         let Some(index) = self.circuit_of(link, circuit)? else { return Ok(()) };
         let Some(entry) = self.table.get_mut(index) else { return Ok(()) };
-        if let Role::Opening { onion, closed } = entry.role {
-            if matches!(self.onions.stage(onion), OnionStage::Arriving { .. }) || closed {
-                // Before the onion is whole, or behind the peer's own CLOSE.
-                return Err(Violation::OutOfTurn);
-            }
+        if let Role::Opening { onion, closed } = entry.role
+            && (closed || matches!(self.onions.stage(onion), OnionStage::Arriving { .. }))
+        {
+            // Before the onion is whole, or behind the peer's own CLOSE.
+            return Err(Violation::OutOfTurn);
         }
         match side {
             Side::Inward => self.counters.forward += 1,
