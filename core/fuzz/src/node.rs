@@ -4,7 +4,7 @@
 //!
 //! Onions are not really peeled here (that is [`super::onion`]): what a job yields is chosen by the script, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bulbil_core::circuit::LinkId;
@@ -16,7 +16,7 @@ use bulbil_core::crypto::onion::{HopKeys, Instruction, ONION_LEN, OnionRejected,
 use bulbil_core::crypto::replay::ReplayTag;
 use bulbil_core::node::{
     Ask, Config, ConversationId, LinkWish, Memory, Node, NodeCircuit, Opening, OriginSlot, Output, Patience,
-    PeerLimits, PortSlot, Usage,
+    PeerLimits, PortSlot, Usage, Violation,
 };
 use bulbil_core::relay::onions::{OnionIndex, OnionSlot};
 use bulbil_core::time::Instant;
@@ -47,6 +47,8 @@ struct Peer {
     /// What it has told the node: nothing yet, or its limits.
     limits: Option<LinkLimits>,
     hello_seen: bool,
+    /// Its onions are in disorder: the node may find fault with anything that it sends.
+    rogue: bool,
     last_id: u32,
     /// Of the onion that is arriving at this peer.
     parts_seen: usize,
@@ -86,6 +88,8 @@ struct World<'m> {
     links_made: u16,
     jobs: Vec<(OnionIndex, Option<(u16, u32)>)>,
     conversations: Vec<(ConversationId, Conversation)>,
+    /// What the node has asked for and not yet got.
+    wishes: VecDeque<(LinkId, LinkWish)>,
     /// What was said on circuits that are gone.
     history: BTreeMap<(u16, u32), Vec<u8>>,
     /// What targets answered on circuits.
@@ -131,6 +135,7 @@ pub fn check(input: &[u8]) {
         links_made: 0,
         jobs: Vec::new(),
         conversations: Vec::new(),
+        wishes: VecDeque::new(),
         history: BTreeMap::new(),
         answers: BTreeMap::new(),
     };
@@ -196,13 +201,13 @@ impl World<'_> {
                 choice => {
                     self.now = Instant::from_millis(self.now.millis() + u64::from(choice) * u64::from(choice) * 20);
                     self.node.handle_timeout(self.now);
-                    // A link that the node closes takes nothing more, so its owner has to see to that at once.
-                    self.serve(script, usize::MAX)?;
                 }
             },
             _ => {
                 let link = self.pick_link(script)?;
-                self.drop_link(link);
+                if self.peers.contains_key(&link) {
+                    self.drop_link(link);
+                }
             }
         }
         Some(())
@@ -239,6 +244,7 @@ impl World<'_> {
             outward,
             limits: None,
             hello_seen: false,
+            rogue: false,
             last_id: 0,
             parts_seen: 0,
             circuits: BTreeMap::new(),
@@ -270,7 +276,8 @@ impl World<'_> {
         let Some(peer) = self.peers.get_mut(&link).filter(|peer| !peer.outward) else { return Some(()) };
         let Some(credit) = peer.limits.map(|limits| limits.credit.value()) else { return Some(()) };
         let unfinished = peer.circuits.iter().find(|(_, circuit)| circuit.parts < 10).map(|(&id, _)| id);
-        let id = unfinished.unwrap_or(peer.last_id + 1 + u32::from(choice & 1));
+        let fresh = peer.last_id.checked_add(1 + u32::from(choice & 1));
+        let Some(id) = unfinished.or(fresh) else { return Some(()) };
         if unfinished.is_none() {
             peer.last_id = id;
             let seeds = seeds((peer.number, id));
@@ -390,13 +397,14 @@ impl World<'_> {
     /// A relay cell comes, within its sender's room or beyond.
     fn send_relay(&mut self, link: LinkId, id: u32, bytes: &mut [u8; CELL_LEN]) {
         let Some(circuit) = self.circuit(link, id) else { return };
-        if circuit.room > 0 {
+        // Relay cells come behind the whole onion and within the room.
+        if circuit.parts == 10 && circuit.room > 0 {
             circuit.room -= 1;
             return self.deliver(link, bytes, false);
         }
         let late = self.node.counters().late;
         let taken = self.node.handle_cell(link, bytes, self.now);
-        assert!(taken.is_err() || self.node.counters().late > late, "a cell for which there was no room");
+        assert!(taken.is_err() || self.node.counters().late > late, "a cell that may not come");
         if taken.is_err() {
             self.drop_link(link);
         }
@@ -421,13 +429,26 @@ impl World<'_> {
     fn deliver(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN], certain: bool) {
         match self.node.handle_cell(link, bytes, self.now) {
             Ok(()) => {}
-            Err(bulbil_core::node::Violation::Flood) if !certain => self.drop_link(link),
+            Err(Violation::Flood) if !certain => self.drop_link(link),
+            Err(Violation::OutOfTurn) if self.is_closing(link) => self.drop_link(link),
+            Err(_) if self.peers.get(&link).is_some_and(|peer| peer.rogue) => self.drop_link(link),
             Err(error) => panic!("{error}, but the cell was honest"),
         }
     }
 
+    /// Whether the node has decided to close the link and its owner has not heard of that.
+    fn is_closing(&mut self, link: LinkId) -> bool {
+        while let Some(wish) = self.node.poll_link() {
+            self.wishes.push_back(wish);
+        }
+        self.wishes.contains(&(link, LinkWish::Close))
+    }
+
     /// A cell comes that may be anything.
     fn deliver_raw(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN]) {
+        if !self.peers.contains_key(&link) {
+            return;
+        }
         let copy = *bytes;
         if self.node.handle_cell(link, bytes, self.now).is_err() {
             return self.drop_link(link);
@@ -438,6 +459,7 @@ impl World<'_> {
         match Cell::parse(&mut copy) {
             Ok(Cell::Hello(body)) => peer.limits = Hello::parse(body).ok().map(|hello| hello.limits),
             Ok(Cell::Open(id, _)) => {
+                peer.rogue = true;
                 peer.last_id = peer.last_id.max(id.value());
                 let credit = peer.limits.map_or(0, |limits| u32::from(limits.credit.value()));
                 let new = || Circuit::new(u32::from(CREDIT), credit, 0, seeds((peer.number, id.value())));
@@ -481,7 +503,7 @@ impl World<'_> {
     /// Does some of what the node wants for its links.
     fn serve(&mut self, script: &mut Script<'_>, wishes: usize) -> Option<()> {
         for _ in 0..wishes {
-            let Some((link, wish)) = self.node.poll_link() else { break };
+            let Some((link, wish)) = self.wishes.pop_front().or_else(|| self.node.poll_link()) else { break };
             match wish {
                 LinkWish::Connect { address: at, node } => {
                     self.add_peer(link, true);
@@ -659,9 +681,11 @@ impl World<'_> {
         for (job, _) in core::mem::take(&mut self.jobs) {
             self.node.handle_peeled(job, Err(OnionRejected::NotAuthentic), self.now);
         }
-        while let Some((link, wish)) = self.node.poll_link() {
-            if let LinkWish::Connect { .. } = wish {
-                self.add_peer(link, true);
+        while let Some((link, wish)) = self.wishes.pop_front().or_else(|| self.node.poll_link()) {
+            match wish {
+                LinkWish::Connect { .. } => self.add_peer(link, true),
+                LinkWish::Send => {}
+                LinkWish::Close => self.drop_link(link),
             }
         }
         for link in self.peers.keys().copied().collect::<Vec<_>>() {
@@ -674,8 +698,13 @@ impl World<'_> {
             }
         }
         // More often than the pool has cells, and with room for all of them.
-        for _ in 0..CELLS + 4 {
+        for round in 0..CELLS + 4 {
             for at in (0..self.conversations.len()).rev() {
+                if round == 1 {
+                    // Whoever still has no answer from the target gets one.
+                    let (name, _) = &self.conversations[at];
+                    self.node.handle_failed(*name, EndReason::Reset, self.now);
+                }
                 self.output(at, 4096, 0);
                 assert_eq!(self.node.audit(), Ok(()));
             }
@@ -725,7 +754,10 @@ impl Peer {
             }
             Cell::Open(id, _) => {
                 assert!(self.outward, "only the connector opens circuits");
-                if self.parts_seen == 0 {
+                // The rest of an onion need not come when this peer has closed its circuit.
+                let closed = !self.circuits.contains_key(&self.last_id);
+                if self.parts_seen == 0 || (closed && id.value() != self.last_id) {
+                    self.parts_seen = 0;
                     assert!(id.value() > self.last_id, "circuit ids increase");
                     self.last_id = id.value();
                     let seeds = seeds((self.number, id.value()));
