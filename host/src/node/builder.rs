@@ -298,9 +298,9 @@ fn listen(address: &SocketAddr) -> std::io::Result<std::net::TcpListener> {
 /// Room that every circuit has from the beginning, in each direction: enough for a small answer without waiting.
 const INITIAL_CREDIT: u16 = 16;
 
-/// One direction of one circuit may take a 16th of the pool, and not more than 2 MiB.
+/// One direction of one circuit may take a 16th of the pool, and not more than half a MiB: more would wait in slower memory and arrive no sooner.
 fn window_max(cells: usize) -> u16 {
-    u16::try_from((cells / 16).clamp(usize::from(INITIAL_CREDIT), 4096)).unwrap_or(4096)
+    u16::try_from((cells / 16).clamp(usize::from(INITIAL_CREDIT), 1024)).unwrap_or(1024)
 }
 
 fn random_node() -> NodeId {
