@@ -85,6 +85,18 @@ impl Process {
         String::from_utf8_lossy(&self.stderr.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
+    /// Waits until it has written `text` to standard error.
+    ///
+    /// # Panics
+    /// It does not.
+    pub fn log(&self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.stderr().contains(text) {
+            assert!(Instant::now() < until, "no {text:?} in the log in time: {}", self.told());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Sends it SIGKILL and waits for its end.
     pub fn kill(&mut self) -> ExitStatus {
         self.signal("KILL");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::crypto::kem::OnionSecret;
+use bulbil_core::driver::LinkEnd;
 use bulbil_core::wire::{NodeId, OnionKeyKind};
 use rand_core::Rng as _;
 use tokio::sync::{oneshot, watch};
@@ -51,6 +52,7 @@ pub(super) async fn stay_in_touch(
                 (pause, failing_since) = (RETRY.0, None);
                 REFRESH
             }
+            Ok(Err(LinkEnd::Shutdown)) => return,
             outcome => {
                 let end = match outcome {
                     Ok(Err(end)) => end.to_string(),
