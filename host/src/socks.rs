@@ -45,6 +45,8 @@ pub use request::{Rejection, Request};
 
 /// Time for a client's handshake, from its connection to its complete request.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How much later than its deadline a circuit may say why it is not open. It knows better than we do, who know only that time is up.
+const LATENESS: Duration = Duration::from_secs(1);
 /// Time to take leave of a client that was refused.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes read and thrown away after a refusal, so that closing with unread bytes does not make the system discard the reply.
@@ -294,7 +296,7 @@ impl<D> Proxy<D> {
             }
         };
         let target = Redacted(request.target.clone());
-        let circuit = match timeout(self.settings.deadline, self.connect(request)).await {
+        let circuit = match timeout(self.settings.deadline + LATENESS, self.connect(request)).await {
             Ok(Ok(circuit)) => circuit,
             failure => {
                 let error = failure.map_or(OpenError::Deadline, |result| match result {

@@ -229,9 +229,9 @@ fn measure() -> Result<(), Failure> {
             stream.connected().await?;
             let (before, begun) = (cpus(&processes), Instant::now());
             if direction {
-                download(&mut stream, bytes).await?
+                download(&mut stream, bytes).await?;
             } else {
-                upload(&mut stream, bytes).await?
+                upload(&mut stream, bytes).await?;
             }
             report(title, bytes, begun.elapsed(), &processes, &before);
             Ok::<_, Failure>(())
@@ -255,9 +255,9 @@ fn measure() -> Result<(), Failure> {
             stream.set_nodelay(true)?;
             let (before, begun) = (cpus(&processes), Instant::now());
             if direction {
-                download(&mut stream, bytes).await?
+                download(&mut stream, bytes).await?;
             } else {
-                upload(&mut stream, bytes).await?
+                upload(&mut stream, bytes).await?;
             }
             report(title, bytes, begun.elapsed(), &processes, &before);
             Ok::<_, Failure>(())

@@ -166,7 +166,7 @@ async fn two_hundred_downloads_at_the_same_time_all_arrive() {
     let begun = Instant::now();
     timeout(PATIENCE, async {
         while let Some(done) = running.join_next().await {
-            done.unwrap()
+            done.unwrap();
         }
     })
     .await

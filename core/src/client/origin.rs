@@ -115,6 +115,7 @@ impl Origin {
     /// What had come is thrown away: however the conversation was ended, it did not end well.
     pub const fn handle_truncated(&mut self) {
         self.stage = Stage::Truncated;
+        self.halves.finish_received = false;
     }
 
     /// Takes the receipt, if one has come.

@@ -262,13 +262,14 @@ impl<S: Shell> Driver<'_, '_, S> {
         shell.handle_link_end(link, end);
     }
 
-    /// Ends every link.
+    /// Ends every link, and drops the streams of conversations that have not ended.
     pub fn close_all(&mut self, shell: &mut S, now: Instant) {
         for at in 0..self.links.len() {
             if let Some(link) = self.links[at].link {
                 self.close_link(shell, link, LinkEnd::Shutdown, now);
             }
         }
+        self.outsides.fill_with(|| super::OutsidePlace::EMPTY);
     }
 
     /// A link's stream may have become ready: takes in what has come and writes what waits.

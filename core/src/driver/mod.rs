@@ -123,7 +123,9 @@ impl<'m, 'b, S: Shell> Driver<'m, 'b, S> {
                     self.node.handle_peeled(job, peeled, now);
                 }
             }
-            while let Some((link, wish)) = self.node.poll_link() {
+            // No more than one turn each: a link that asks again at once has to wait for the others.
+            for _ in 0..self.links.len() {
+                let Some((link, wish)) = self.node.poll_link() else { break };
                 idle = false;
                 match wish {
                     LinkWish::Connect { address, node } => self.begin_connect(shell, link, address, node, now),

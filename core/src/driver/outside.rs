@@ -190,9 +190,9 @@ impl<S: Shell> Driver<'_, '_, S> {
     fn lose(&mut self, shell: &mut S, name: ConversationId, now: Instant) {
         self.node.handle_failed(name, EndReason::Reset, now);
         self.node.close_conversation(name, false, now);
+        // In this order: who finds the stream broken finds the outcome there already.
         shell.handle_over(name, Outcome { end: None, close: None });
         self.forget(name);
-        shell.handle_over(name, Outcome { end: None, close: None });
     }
 
     fn stream(&mut self, name: ConversationId) -> Option<&mut S::OutsideStream> {

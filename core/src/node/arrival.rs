@@ -135,9 +135,10 @@ impl Node<'_> {
     ) -> Result<(), Violation> {
         let Some(index) = self.circuit_of(link, circuit)? else { return Ok(()) };
         let Some(entry) = self.table.get_mut(index) else { return Ok(()) };
-        if let Role::Opening { onion, .. } = entry.role
-            && matches!(self.onions.stage(onion), OnionStage::Arriving { .. })
+        if let Role::Opening { onion, closed } = entry.role
+            && (closed || matches!(self.onions.stage(onion), OnionStage::Arriving { .. }))
         {
+            // Before the onion is whole, or behind the peer's own CLOSE.
             return Err(Violation::OutOfTurn);
         }
         match side {

@@ -114,7 +114,7 @@ impl Node<'_> {
         if let Some(entry) = self.table.get_mut(index)
             && let Role::Exiting(_, exit) = &mut entry.role
         {
-            exit.end(Some(end));
+            exit.end(false);
         }
         self.wind_up(index, close, None, now);
     }
@@ -132,7 +132,7 @@ impl Node<'_> {
         }
         let Some(entry) = self.table.get_mut(index) else { return };
         if let Role::Exiting(_, exit) = &mut entry.role {
-            exit.end(end);
+            exit.end(end == Some(EndReason::Done) && entry.forward.waiting().is_empty());
         }
         entry.forward.close(&mut self.pool);
         self.wind_up(index, close, None, now);
@@ -159,19 +159,23 @@ impl Node<'_> {
     /// A link is gone: closed by either side, broken, or never opened. Its circuits end.
     pub fn handle_link_down(&mut self, link: LinkId, now: Instant) {
         let Some(port) = self.ports.get(link) else { return };
-        let was_up = port.limits().is_some();
+        let (was_up, mut left, onions) = (port.limits().is_some(), port.circuits, port.onions);
         let (end, close) = if was_up {
             (EndReason::NextHopLost, CloseReason::LinkLost)
         } else {
             (EndReason::NextHopUnreachable, CloseReason::NextHopUnreachable)
         };
         for at in 0..self.table.capacity() as u32 {
+            if left == 0 {
+                break;
+            }
             let index = CircuitIndex(at);
             for side in [Side::Inward, Side::Outward] {
                 let Some(entry) = self.table.get(index) else { break };
                 if !matches!(entry.end(side), End::Link(on, _) if on == link) {
                     continue;
                 }
+                left -= 1;
                 if side == Side::Outward {
                     self.say_end(index, end);
                     self.drop_onion(index, false);
@@ -179,7 +183,9 @@ impl Node<'_> {
                 self.wind_up(index, if side == Side::Outward { close } else { CloseReason::LinkLost }, Some(side), now);
             }
         }
-        self.onions.forget_link(link);
+        if onions > 0 {
+            self.onions.forget_link(link);
+        }
         let removed = self.ports.remove(link);
         debug_assert!(
             removed.is_none_or(|port| port.output.is_empty() && port.grants.is_empty() && port.leaving.is_empty()),

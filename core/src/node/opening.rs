@@ -21,6 +21,9 @@ use crate::wire::cell::{BODY_LEN, CellBody};
 use crate::wire::message::{BeginOptions, Message};
 use crate::wire::{CircuitId, CloseReason, Command, EndReason, NodeId, Target};
 
+/// Links to one node that may be open or opening at once. More than one is needed when the node allows few circuits on each.
+const LINKS_PER_NODE: usize = 8;
+
 /// A circuit of our own to be opened.
 pub struct Opening<'a> {
     /// The first hop.
@@ -64,39 +67,60 @@ impl Node<'_> {
     /// A peer has connected: takes a place for its link, or `None` if all are taken (the owner closes the connection).
     ///
     /// Too many half-open links cost the oldest of them its place, not the newcomer: otherwise whoever opens links and says nothing
-    /// keeps everybody else out, while an honest handshake is over long before it is the oldest. For the same reason the last
-    /// place but one is taken from the link that has been without circuits for longest.
+    /// keeps everybody else out, while an honest handshake is over long before it is the oldest. Others' links may take three
+    /// quarters of the places; beyond that, one of them that has been without circuits for longest goes, then a half-open one. The
+    /// rest is for the links that this node needs itself.
     pub fn accept_link(&mut self, now: Instant) -> Option<LinkId> {
         if self.stopping {
             return None;
         }
-        let half_open =
-            |port: &Port| port.side == Side::Inward && matches!(port.stage, Stage::Opening | Stage::AwaitingHello);
+        let of_others = |port: &Port| port.side == Side::Inward && port.stage != Stage::Closing;
+        let half_open = |port: &Port| of_others(port) && port.limits().is_none();
         if self.ports.iter().filter(|(_, port)| half_open(port)).count() >= usize::from(self.config.half_open_links) {
             self.evict(half_open);
         }
-        if self.ports.len() + 1 >= self.ports.capacity() {
-            self.evict(|port| port.side == Side::Inward && port.circuits == 0 && port.stage != Stage::Closing);
+        let share = self.ports.capacity() - self.ports.capacity() / 4;
+        if self.ports.iter().filter(|(_, port)| of_others(port)).count() >= share
+            && !self.evict(|port| of_others(port) && port.limits().is_some() && port.circuits == 0)
+            && !self.evict(half_open)
+        {
+            return None;
         }
         let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
         self.arm(now);
         Some(link)
     }
 
-    /// Has that link closed, of those that `may_go`, which will reach its deadline first.
-    fn evict(&mut self, may_go: impl Fn(&Port) -> bool) {
+    /// Has that link closed, of those that `may_go`, which will reach its deadline first; answers whether there is one.
+    fn evict(&mut self, may_go: impl Fn(&Port) -> bool) -> bool {
         let oldest = self.ports.iter().filter(|(_, port)| may_go(port)).min_by_key(|(_, port)| port.deadline);
-        let Some((link, _)) = oldest else { return };
+        let Some((link, _)) = oldest else { return false };
         if let Some(port) = self.ports.get_mut(link) {
             port.stage = Stage::Closing;
             self.ports.touch(link);
         }
+        true
     }
 
-    /// A link on which a circuit to `node` can be opened: one that exists, or a new one to `address`. `None` if no place is free.
+    /// A link on which a circuit to `node` can be opened: one that is up, one that is being connected to the same address, or a new
+    /// one. `None` if no place is free, or the node makes us hold too many links to it.
     fn link_to(&mut self, address: SocketAddr, node: NodeId, now: Instant) -> Option<LinkId> {
-        let existing = self.ports.iter().find(|(_, port)| port.takes_circuit(&node)).map(|(link, _)| link);
-        existing.or_else(|| self.connect_link(address, Some(node), now))
+        let takes = |opening: bool| {
+            move |(_, port): &(LinkId, &Port)| port.takes_circuit(&node) && opening == port.limits().is_none()
+        };
+        if let Some((link, _)) = self.ports.iter().find(takes(false)) {
+            return Some(link);
+        }
+        // Where a node is said to be is the word of whoever built the onion: a wrong address must not hold up those with the right one.
+        let same = |entry: &(LinkId, &Port)| entry.1.address == Some(address);
+        if let Some((link, _)) = self.ports.iter().filter(same).find(takes(true)) {
+            return Some(link);
+        }
+        let links = self.ports.iter().filter(|(_, port)| port.side == Side::Outward && port.peer == Some(node)).count();
+        if links >= LINKS_PER_NODE {
+            return None;
+        }
+        self.connect_link(address, Some(node), now)
     }
 
     /// Wants a new link to `address`, to be met by `node` if that is known. `None` if no place is free.
@@ -144,12 +168,37 @@ impl Node<'_> {
         port.stage = Stage::Up(limits);
         port.peer = Some(node);
         port.deadline = idle;
+        let mut left = port.circuits;
         self.ports.touch(link);
+        self.close_spare(link, node);
         for at in 0..self.table.capacity() as u32 {
+            if left == 0 {
+                break;
+            }
             let Some(entry) = self.table.get_mut(CircuitIndex(at)) else { continue };
             if matches!(entry.outward, End::Link(outward, _) if outward == link) {
                 let credited = entry.forward.handle_credit(limits.credit);
                 debug_assert!(credited.is_ok(), "an initial credit is at most 1024");
+                left -= 1;
+            }
+        }
+    }
+
+    /// Closes other links to `node` that nobody uses: one is enough, and the newest has shown the newest descriptor.
+    fn close_spare(&mut self, link: LinkId, node: NodeId) {
+        let spare = |(other, port): &(LinkId, &Port)| {
+            *other != link
+                && port.side == Side::Outward
+                && port.peer == Some(node)
+                && port.limits().is_some()
+                && port.circuits == 0
+        };
+        loop {
+            let other = self.ports.iter().find(spare).map(|(other, _)| other);
+            let Some(other) = other else { return };
+            if let Some(port) = self.ports.get_mut(other) {
+                port.stage = Stage::Closing;
+                self.ports.touch(other);
             }
         }
     }
@@ -278,14 +327,11 @@ impl Node<'_> {
         if !self.onions.is_working(job) {
             return;
         }
-        if let Some(port) = self.onions.from(job).and_then(|from| self.ports.get_mut(from)) {
-            port.onions = port.onions.saturating_sub(1);
-        }
         let index = self.onions.circuit(job).and_then(|name| self.table.find(name));
         let Some(index) = index.filter(|&index| self.table.get(index).is_some_and(|entry| entry.farewell.is_none()))
         else {
             // The circuit ended while its onion was being opened.
-            self.onions.free(job);
+            self.free_onion(job);
             return;
         };
         let closed = matches!(self.table.get(index).map(|entry| &entry.role), Some(Role::Opening { closed: true, .. }));
@@ -297,7 +343,7 @@ impl Node<'_> {
                 }
             }
             Err(reason) => {
-                self.onions.free(job);
+                self.free_onion(job);
                 if let Some(entry) = self.table.get_mut(index) {
                     entry.role = Role::Refused;
                 }
@@ -336,7 +382,7 @@ impl Node<'_> {
         let hop = Hop::new(&peeled.keys);
         match peeled.instruction {
             Instruction::Last if self.config.exit => {
-                self.onions.free(job);
+                self.free_onion(job);
                 let entry = self.table.get_mut(index).ok_or(CloseReason::Protocol)?;
                 entry.role = Role::Exiting(hop, Exit::new());
                 entry.outward = End::Conversation;
@@ -347,7 +393,7 @@ impl Node<'_> {
                 entry.role = Role::Passing(hop, None);
                 if !self.extend(index, job, node, address, now) {
                     self.counters.busy += 1;
-                    self.onions.free(job);
+                    self.free_onion(job);
                     self.abort(index, EndReason::Busy, CloseReason::Busy, now);
                     return Ok(());
                 }
@@ -454,7 +500,7 @@ impl Node<'_> {
         };
         *place = *opening.onion;
         if !self.extend(index, onion, opening.node, opening.address, now) {
-            self.onions.free(onion);
+            self.free_onion(onion);
             self.discard(index);
             return Err(OpenRefused::Busy);
         }
@@ -471,6 +517,15 @@ impl Node<'_> {
         }
         self.arm(now);
         Ok(name)
+    }
+
+    /// Gives an onion's place back, and the link that it came over its share of them: not before, so that no link has more than its
+    /// share however slowly its onions leave.
+    pub(super) fn free_onion(&mut self, onion: OnionIndex) {
+        if let Some(port) = self.onions.from(onion).and_then(|from| self.ports.get_mut(from)) {
+            port.onions = port.onions.saturating_sub(1);
+        }
+        self.onions.free(onion);
     }
 
     /// Forgets a circuit's onion, wherever it is; answers whether it had left or begun to leave.
@@ -498,7 +553,7 @@ impl Node<'_> {
         {
             self.onions.dequeue(&mut port.leaving, waiting);
         }
-        self.onions.free(waiting);
+        self.free_onion(waiting);
         started
     }
 
@@ -510,13 +565,11 @@ impl Node<'_> {
         }
         if let End::Link(link, _) = inward
             && let Some(port) = self.ports.get_mut(link)
+            && matches!(stage, OnionStage::Arriving { .. })
         {
-            port.onions = port.onions.saturating_sub(1);
-            if matches!(stage, OnionStage::Arriving { .. }) {
-                port.arriving = None;
-            }
+            port.arriving = None;
         }
-        self.onions.free(onion);
+        self.free_onion(onion);
     }
 }
 

@@ -120,7 +120,7 @@ impl Node<'_> {
         if let Some(port) = self.ports.get_mut(link) {
             self.onions.dequeue(&mut port.leaving, onion);
         }
-        self.onions.free(onion);
+        self.free_onion(onion);
         let Some(index) = index else { return };
         let Some(entry) = self.table.get_mut(index) else { return };
         if let Role::Passing(_, leaving) | Role::Client(_, leaving) = &mut entry.role {

@@ -135,10 +135,6 @@ impl Node<'_> {
             return;
         }
         let Some(side) = going_out(&entry.role).map(Side::opposite) else { return };
-        if entry.farewell.is_some() {
-            // Nobody is there to hear it, and its room has been given back.
-            return;
-        }
         let flow = entry.leaving(side);
         let Ok(place) = flow.push(&mut self.pool) else {
             debug_assert!(false, "room for control messages is kept free");
@@ -358,11 +354,9 @@ impl Node<'_> {
         let Some(mut taken) = self.halves_mut(name).map(|halves| usize::from(halves.taken) + written) else { return };
         let Some(entry) = self.table.get_mut(index) else { return };
         let Some(side) = going_out(&entry.role) else { return };
-        entry.deadline = match entry.farewell {
-            None => now.after(patience.idle),
-            // Who takes what waits, however slowly, gets all of it.
-            Some(_) => now.after(patience.draining),
-        };
+        // Who takes what waits, however slowly, gets all of it. Our own application may take its time as before.
+        let draining = entry.farewell.is_some() && matches!(entry.role, Role::Exiting(..));
+        entry.deadline = now.after(if draining { patience.draining } else { patience.idle });
         let flow = entry.leaving(side);
         while let Some(len) = self.pool.front(flow.waiting()).map(|body| payload_of(body).len())
             && taken >= len

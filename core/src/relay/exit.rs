@@ -175,9 +175,9 @@ impl Exit {
             && (self.options.once || self.halves.finish_delivered)
     }
 
-    /// The conversation is over. Unless it ended well, what the target got must not look like the whole request.
-    pub fn end(&mut self, reason: Option<EndReason>) {
+    /// The conversation is over. Unless it ended well and the target got everything, what it got must not look like the whole request.
+    pub const fn end(&mut self, whole: bool) {
         self.stage = Stage::Over;
-        self.halves.finish_received = reason == Some(EndReason::Done);
+        self.halves.finish_received &= whole;
     }
 }

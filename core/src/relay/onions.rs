@@ -157,11 +157,10 @@ impl<'m> Onions<'m> {
         self.slots.get(index.slot())?.from
     }
 
-    /// Onions that came over `link` and are not opened yet.
+    /// Onions that came over `link` and are still here.
     #[must_use]
     pub fn of_link(&self, link: LinkId) -> usize {
-        let unopened = |stage| matches!(stage, Stage::Arriving { .. } | Stage::Waiting | Stage::Working);
-        self.slots.iter().filter(|slot| slot.from == Some(link) && unopened(slot.stage)).count()
+        self.slots.iter().filter(|slot| slot.from == Some(link) && slot.stage != Stage::Free).count()
     }
 
     /// Onions that are being opened although their circuit, looked up with `find`, is gone or has no use for them.

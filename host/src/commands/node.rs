@@ -40,9 +40,21 @@ pub(super) async fn run(config: &Config, shutdown: Shutdown) -> Result<(), Failu
         serving.spawn(proxy.clone().serve(listener, shutdown.clone()));
     }
     print("ready\n")?;
-    shutdown.requested().await;
+    let failed = tokio::select! {
+        () = shutdown.requested() => false,
+        () = node.stopped() => true,
+    };
+    if failed {
+        return Err(Failure::Other(
+            "the node's thread ended by itself; the log says why, and it is a bug in bulbil".into(),
+        ));
+    }
     while serving.join_next().await.is_some() {}
+    let status = node.status().await;
     node.shutdown().await;
+    if let Some(status) = status {
+        info!(counters = ?status.counters, links = ?status.ends, "what the node did and refused");
+    }
     info!(socks = ?proxy.counts(), "node stopped");
     Ok(())
 }

@@ -28,7 +28,7 @@ pub struct Sizes {
 }
 
 impl Default for Sizes {
-    /// Room for a busy relay, in about 130 MiB.
+    /// Room for a busy relay: about 330 MiB set aside, two thirds of it for the buffers of links, of which the system gives only what is used.
     fn default() -> Self {
         Self { links: 1024, circuits: 16_384, cells: 1 << 17, onions: 1024, origins: 4096, replay: 1 << 20 }
     }

@@ -22,7 +22,7 @@ use bulbil_core::driver::{Driver, More, Places};
 use bulbil_core::node::{Config, ConversationId, Counters, Node, OpenRefused, Opening, Usage};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::message::BeginOptions;
-use bulbil_core::wire::{EndReason, NodeId, Target};
+use bulbil_core::wire::{NodeId, Target};
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 
 use memory::Sizes;
 use readiness::Token;
+pub use shell::LinkEnds;
 use shell::{Done, Met, Progress, TokioShell};
 use stream::{Outside, Waking};
 
@@ -72,6 +73,8 @@ pub struct Status {
     pub usage: Usage,
     /// What it has done.
     pub counters: Counters,
+    /// How links ended.
+    pub ends: LinkEnds,
     /// The current onion key's replay set is full.
     pub rotation_due: bool,
 }
@@ -94,29 +97,27 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts the node's thread.
+    /// Starts the node's thread; the answer comes once the node runs, or says what is wrong with its settings.
     ///
     /// # Errors
     /// The system gives no thread, no event loop, or does not watch the listeners.
-    pub(crate) fn start(self) -> io::Result<()> {
+    pub(crate) fn start(self) -> io::Result<oneshot::Receiver<Result<(), &'static str>>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
         let listeners: Vec<_> = self.listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
         drop(entered);
         let (accepted, arriving) = mpsc::channel(ACCEPTED);
+        let (started, running) = oneshot::channel();
         std::thread::Builder::new().name("bulbil-node".into()).spawn(move || {
             // Tokio's budget per poll is meant for tasks that forget others; the engine yields by itself.
-            let outcome = runtime.block_on(tokio::task::coop::unconstrained(async move {
+            runtime.block_on(tokio::task::coop::unconstrained(async move {
                 for listener in listeners {
                     tokio::spawn(accept_all(listener, accepted.clone()));
                 }
-                run(self.config, self.sizes, self.shell, self.commands, arriving, self.done).await
+                run(self.config, self.sizes, self.shell, self.commands, arriving, self.done, started).await;
             }));
-            if let Err(error) = outcome {
-                tracing::error!(error, "the node could not start");
-            }
         })?;
-        Ok(())
+        Ok(running)
     }
 }
 
@@ -137,6 +138,19 @@ async fn accept_all(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
     }
 }
 
+/// A node on its way to its end.
+struct Stopping {
+    deadline: tokio::time::Instant,
+    /// Who waits for it.
+    told: Vec<oneshot::Sender<()>>,
+}
+
+impl Stopping {
+    fn begin() -> Self {
+        Self { deadline: tokio::time::Instant::now() + STOP_GRACE, told: Vec::new() }
+    }
+}
+
 /// Runs a node until it is told to stop or every handle to it is gone.
 async fn run(
     config: Config,
@@ -145,17 +159,26 @@ async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut accepted: mpsc::Receiver<TcpStream>,
     mut done: mpsc::UnboundedReceiver<Done>,
-) -> Result<(), &'static str> {
+    started: oneshot::Sender<Result<(), &'static str>>,
+) {
     let mut memory = memory::Memory::new(&sizes);
     let (tables, outsides, scratch, buffers) = memory.lend();
     let mut links = buffers.places();
-    let node = Node::new(config, tables, &mut crate::random::SYSTEM.clone())?;
+    let node = match Node::new(config, tables, &mut crate::random::SYSTEM.clone()) {
+        Ok(node) => node,
+        Err(error) => {
+            let _nobody_waits = started.send(Err(error));
+            return;
+        }
+    };
     let mut driver = Driver::new(node, Places { links: &mut links, outsides, scratch });
     let origin = tokio::time::Instant::now();
     let readiness = std::sync::Arc::clone(&shell.readiness);
     let mut tokens = Vec::new();
     let mut spare = Vec::new();
-    let mut stopping: Option<(tokio::time::Instant, oneshot::Sender<()>)> = None;
+    let mut again = Vec::new();
+    let mut stopping: Option<Stopping> = None;
+    let _nobody_waits = started.send(Ok(()));
 
     loop {
         let now = Instant::from_millis(origin.elapsed().as_millis() as u64);
@@ -167,13 +190,13 @@ async fn run(
             match commands.try_recv() {
                 Ok(Command::Stop(reply)) => {
                     driver.node_mut().stop();
-                    stopping.get_or_insert((tokio::time::Instant::now() + STOP_GRACE, reply));
+                    stopping.get_or_insert_with(Stopping::begin).told.push(reply);
                 }
                 Ok(command) => handle_command(&mut driver, &mut shell, command, now),
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     shell.end_conversations();
-                    return Ok(());
+                    return;
                 }
             }
         }
@@ -181,30 +204,33 @@ async fn run(
             accept(&mut driver, &mut shell, stream, now);
         }
         readiness.take(&mut tokens, &mut spare);
+        tokens.append(&mut again);
         let mut more = More::No;
         for token in tokens.drain(..) {
             match token {
                 Token::Link(link) => {
                     if driver.service_link(&mut shell, link, now) == More::Yes {
                         more = More::Yes;
-                        readiness.waker(token).wake();
+                        again.push(token);
                     }
                 }
                 Token::Conversation(name) => driver.service_conversation(&mut shell, name, now),
             }
         }
+        driver.handle_timeout(&mut shell, now);
         if driver.drain(&mut shell, now) == More::Yes {
             more = More::Yes;
         }
-        driver.handle_timeout(&mut shell, now);
-        if let Some((deadline, reply)) = stopping.take() {
-            if driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= deadline {
-                driver.close_all(&mut shell, now);
-                shell.end_conversations();
-                let _nobody_waits = reply.send(());
-                return Ok(());
+        if let Some(stopping) = &mut stopping
+            && (driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= stopping.deadline)
+        {
+            // Before the reply: the process may end right behind it, and what it leaves open the system ends as if all was well.
+            shell.end_conversations();
+            driver.close_all(&mut shell, now);
+            for told in stopping.told.drain(..) {
+                let _nobody_waits = told.send(());
             }
-            stopping = Some((deadline, reply));
+            return;
         }
         if more == More::Yes {
             tokio::task::yield_now().await;
@@ -222,12 +248,12 @@ async fn run(
             command = commands.recv() => match command {
                 Some(Command::Stop(reply)) => {
                     driver.node_mut().stop();
-                    stopping = Some((tokio::time::Instant::now() + STOP_GRACE, reply));
+                    stopping.get_or_insert_with(Stopping::begin).told.push(reply);
                 }
                 Some(command) => handle_command(&mut driver, &mut shell, command, now),
                 None => {
                     shell.end_conversations();
-                    return Ok(());
+                    return;
                 }
             },
             () = tokio::time::sleep_until(wake) => {}
@@ -247,7 +273,7 @@ fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, 
         }
         Done::Peeled(job, peeled, next) => driver.handle_peeled(job, peeled, &next, now),
         Done::Signed(name, time, signature) => driver.handle_signed(name, time, &signature, now),
-        Done::Unsigned(name) => driver.node_mut().handle_failed(name, EndReason::Internal, now),
+        Done::Unsigned(name, reason) => driver.node_mut().handle_failed(name, reason, now),
     }
 }
 
@@ -307,6 +333,7 @@ fn handle_command(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShel
             let _nobody_waits = reply.send(Status {
                 usage: node.usage(),
                 counters: *node.counters(),
+                ends: shell.ends,
                 rotation_due: node.is_rotation_due(),
             });
         }

@@ -18,12 +18,12 @@ use bulbil_core::node::{ConversationId, Outcome};
 use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::relay::onions::OnionIndex;
 use bulbil_core::wire::descriptor::RSA_LEN;
-use bulbil_core::wire::policy::Policy;
+use bulbil_core::wire::policy::{Policy, Verdict};
 use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target, UnixTime};
 use embedded_io::ErrorKind;
 use rand_core::CryptoRng;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, trace, warn};
 
 use super::aead::RingAead;
@@ -46,8 +46,8 @@ pub(crate) enum Done {
     Peeled(OnionIndex, Result<Peeled, OnionRejected>, Box<Onion>),
     /// An answer is signed.
     Signed(ConversationId, UnixTime, Box<[u8; RSA_LEN]>),
-    /// An answer could not be signed.
-    Unsigned(ConversationId),
+    /// An answer could not be signed; what the client is told.
+    Unsigned(ConversationId, EndReason),
 }
 
 /// What the application is told of its conversation.
@@ -90,8 +90,55 @@ pub(crate) struct TokioShell {
     pub contacts: HashMap<LinkId, Vec<tokio::sync::oneshot::Sender<Met>>>,
     /// Descriptors that links have shown, for the phonebook.
     pub shown: Shown,
+    /// Where other nodes may be; anywhere, unless this node is on the public network: then onions must not make it call on private ones.
+    pub neighbours: Option<Policy>,
+    /// Bounds the targets that are being resolved and connected at one time.
+    pub connecting: Arc<Semaphore>,
+    /// Bounds the answers that wait for a signature at one time: each is worth twenty onions.
+    pub signing: Arc<Semaphore>,
+    /// How links ended.
+    pub ends: LinkEnds,
     pub random: SystemRandom,
 }
+
+/// How a node's links ended, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkEnds {
+    /// Closed by either side in good order, or idle.
+    pub closed: u64,
+    /// Not made, or broken by the network.
+    pub failed: u64,
+    /// The handshake failed, or its answer was not acceptable.
+    pub handshake: u64,
+    /// Answered by another node than the one that was meant.
+    pub wrong_node: u64,
+    /// A record was forged or malformed.
+    pub record: u64,
+    /// The peer broke the protocol.
+    pub violation: u64,
+    /// The peer took nothing for too long.
+    pub stalled: u64,
+}
+
+impl LinkEnds {
+    const fn count(&mut self, end: LinkEnd) {
+        let counter = match end {
+            LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => &mut self.closed,
+            LinkEnd::Io(_) => &mut self.failed,
+            LinkEnd::Handshake(_) | LinkEnd::Answer(_) | LinkEnd::Descriptor(_) => &mut self.handshake,
+            LinkEnd::WrongNode => &mut self.wrong_node,
+            LinkEnd::Record(_) => &mut self.record,
+            LinkEnd::Violation(_) => &mut self.violation,
+            LinkEnd::Stalled => &mut self.stalled,
+        };
+        *counter += 1;
+    }
+}
+
+/// Targets that are being resolved and connected at one time; a task and a socket each.
+pub(crate) const CONNECTING: usize = 1024;
+/// Answers that wait for a signature at one time.
+pub(crate) const SIGNING: usize = 64;
 
 /// The machine's time.
 pub(crate) fn unix_time() -> UnixTime {
@@ -127,6 +174,10 @@ impl Shell for TokioShell {
 
     fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
         let done = self.done.clone();
+        if self.neighbours.as_ref().is_some_and(|policy| policy.decide(address) != Verdict::Accept) {
+            let _engine_gone = done.send(Done::Link(link, Err(ErrorKind::PermissionDenied)));
+            return;
+        }
         tokio::spawn(async move {
             let connected = match tokio::time::timeout(LINK_CONNECT, TcpStream::connect(address)).await {
                 Ok(connected) => connected.map_err(|error| kind_of(&error)),
@@ -138,8 +189,13 @@ impl Shell for TokioShell {
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
         let (done, policy, target) = (self.done.clone(), Arc::clone(&self.policy), target.clone());
+        let Ok(permit) = Arc::clone(&self.connecting).try_acquire_owned() else {
+            let _engine_gone = done.send(Done::Target(conversation, Err(EndReason::Busy)));
+            return;
+        };
         tokio::spawn(async move {
             let connected = target::connect(&target, &policy).await;
+            drop(permit);
             let _engine_gone = done.send(Done::Target(conversation, connected));
         });
     }
@@ -158,13 +214,18 @@ impl Shell for TokioShell {
     fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; RSA_LEN])> {
         let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), unix_time());
         let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time.0);
+        let Ok(permit) = Arc::clone(&self.signing).try_acquire_owned() else {
+            let _engine_gone = done.send(Done::Unsigned(conversation, EndReason::Busy));
+            return None;
+        };
         self.workers.run(move || {
             let signature = parts.ok().zip(keys.identity.as_ref());
             let signature = signature.and_then(|(parts, identity)| parts.sign(identity, &mut SYSTEM.clone()).ok());
             let _engine_gone = done.send(match signature {
                 Some(signature) => Done::Signed(conversation, time, Box::new(signature)),
-                None => Done::Unsigned(conversation),
+                None => Done::Unsigned(conversation, EndReason::Internal),
             });
+            drop(permit);
         });
         None
     }
@@ -194,6 +255,7 @@ impl Shell for TokioShell {
     }
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
+        self.ends.count(end);
         match end {
             LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.slot(), %end, "link ended"),
             LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.slot(), %end, "link refused"),

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::HopInfo;
-use super::open::{Attempts, Opened, Purpose, error_of, settled};
+use super::open::{Attempts, Opened, Purpose, error_of, is_undelivered, settled};
 use super::{Node, OpenError, SendOptions};
 use crate::engine::Command;
 
@@ -92,7 +92,8 @@ impl Answers {
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
             let another = self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts);
-            if !another || !self.attempts.are_left() {
+            // A request is not sent a second time unless the first one did not arrive.
+            if !another || !is_undelivered(&outcome) || !self.attempts.are_left() {
                 self.over = true;
                 return Err(error_of(&outcome).unwrap_or(OpenError::Shutdown));
             }
@@ -110,14 +111,17 @@ impl Answers {
         Ok(None)
     }
 
-    /// The whole answer in one piece, at most `limit` bytes of it.
+    /// The whole answer in one piece.
     ///
     /// # Errors
-    /// As for [`Answers::next`].
+    /// As for [`Answers::next`], and [`OpenError::TooLong`] for an answer of more than `limit` bytes.
     pub async fn whole(&mut self, limit: usize) -> Result<Vec<u8>, OpenError> {
         let mut whole = Vec::new();
         while let Some(piece) = self.next().await? {
-            whole.extend_from_slice(&piece[..piece.len().min(limit - whole.len())]);
+            if piece.len() > limit - whole.len() {
+                return Err(OpenError::TooLong);
+            }
+            whole.extend_from_slice(&piece);
         }
         Ok(whole)
     }

@@ -1,6 +1,6 @@
 //! From a description to a running node.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use bulbil_core::node::{Config, Patience};
 use bulbil_core::phonebook::{HopCount, Strictness};
 use bulbil_core::wire::descriptor::{ADDRESSES_MAX, DESCRIPTOR_MAX_LEN, SIGNING_CONTEXT};
 use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
-use bulbil_core::wire::policy::Policy;
+use bulbil_core::wire::policy::{Policy, Verdict};
 use bulbil_core::wire::{Descriptor, NodeId, OnionKeyKind, ProtocolVersion, Roles, UnixTime};
 use rand_core::Rng as _;
 use tokio::sync::{Semaphore, mpsc};
@@ -23,14 +23,14 @@ use super::{Inner, Node, StartError};
 use crate::config::{self, Bootstrap, NetworkGroups};
 use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
-use crate::engine::shell::{Keys, TokioShell, unix_time};
+use crate::engine::shell::{CONNECTING, Keys, LinkEnds, SIGNING, TokioShell, unix_time};
 use crate::engine::workers::Workers;
 use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
 /// How long a descriptor is valid. Onion keys rotate faster; this bounds how long a node that has gone is believed in.
-const VALIDITY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 /// A descriptor is valid a little before it is signed, for clocks that are slow.
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
 /// Circuits that are built at one time; the others wait.
@@ -195,10 +195,15 @@ impl NodeBuilder {
         });
         let keys = Arc::new(keys.await.ok_or_else(|| StartError("key generation failed".into()))?);
         let node = keys.node;
+        // Onions name the next hop's address; on the public network they must not make us call on private ones.
+        let public: Policy = "reject private:*\naccept *:*".parse().expect("a policy");
+        let is_public = |address: &SocketAddr| public.decide(*address) == Verdict::Accept;
+        let neighbours = advertised.iter().any(is_public).then(|| public.clone());
+        let policy = own_addresses_apart(self.policy, advertised.iter().filter(|&address| is_public(address)))?;
         let card = Card {
             roles: Roles { relay: self.relay, exit: self.exit, constrained: false },
             addresses: advertised,
-            policy: self.policy.clone(),
+            policy: policy.clone(),
         };
         let descriptor = card.sign_current(&keys)?;
 
@@ -226,17 +231,23 @@ impl NodeBuilder {
         let shell = TokioShell {
             keys: Arc::clone(&keys),
             descriptor,
-            policy: Arc::new(self.policy),
+            policy: Arc::new(policy),
             workers: workers.clone(),
             readiness: Arc::new(Readiness::default()),
             done,
             conversations: std::collections::HashMap::new(),
             contacts: std::collections::HashMap::new(),
             shown,
+            neighbours,
+            connecting: Arc::new(Semaphore::new(CONNECTING)),
+            signing: Arc::new(Semaphore::new(SIGNING)),
+            ends: LinkEnds::default(),
             random: SYSTEM,
         };
         let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
-        engine.start().map_err(|error| StartError(format!("cannot start the node's thread: {error}")))?;
+        let running = engine.start().map_err(|error| StartError(format!("cannot start the node's thread: {error}")))?;
+        let running = running.await.unwrap_or(Err("its thread ended"));
+        running.map_err(|error| StartError(format!("the node's settings do not fit together: {error}")))?;
 
         let mut tasks = JoinSet::new();
         for contact in self.bootstrap {
@@ -262,6 +273,19 @@ impl NodeBuilder {
             }),
         })
     }
+}
+
+/// An exit's policy, with its own public addresses refused first: what its owner keeps from the outside must not be reached through it.
+fn own_addresses_apart<'a>(policy: Policy, own: impl Iterator<Item = &'a SocketAddr>) -> Result<Policy, StartError> {
+    let rules: Vec<String> = own
+        .map(|address| match address.ip() {
+            IpAddr::V4(ip) => format!("reject {ip}/32:*"),
+            IpAddr::V6(ip) => format!("reject [{ip}]/128:*"),
+        })
+        .chain(policy.to_string().lines().map(str::to_owned))
+        .collect();
+    let too_long = "the exit policy has too many rules; up to four places are needed for the node's own addresses";
+    rules.join("\n").parse().map_err(|_| StartError(too_long.into()))
 }
 
 fn listen(address: &SocketAddr) -> std::io::Result<std::net::TcpListener> {

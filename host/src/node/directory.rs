@@ -49,6 +49,7 @@ enum Request {
     Insert(Box<VerifiedDescriptor>),
     Path(Wanted, oneshot::Sender<Result<Vec<ChosenHop>, PathError>>),
     Failed(NodeId),
+    Doubted(Vec<NodeId>),
     Succeeded(NodeId),
 }
 
@@ -101,6 +102,12 @@ impl Directory {
         self.doubts.subscribe()
     }
 
+    /// A path failed and nobody can be blamed: paths with these hops are forgotten, and the nodes asked again who they are.
+    pub(crate) fn doubted(&self, nodes: Vec<NodeId>) {
+        let _stopped = self.requests.send(Request::Doubted(nodes));
+        self.doubts.send_modify(|doubts| *doubts += 1);
+    }
+
     /// A hop did its part.
     pub(crate) fn succeeded(&self, node: NodeId) {
         let _stopped = self.requests.send(Request::Succeeded(node));
@@ -137,6 +144,7 @@ async fn run(
                     Err(refusal) => tracing::debug!(%refusal, "descriptor not taken"),
                 }
             }
+            Request::Doubted(nodes) => nodes.iter().for_each(|node| cache.forget_node(node)),
             Request::Failed(node) => {
                 cache.forget_node(&node);
                 if book.record_failure(&node, now) {

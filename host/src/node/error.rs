@@ -17,6 +17,8 @@ pub enum OpenError {
     Refused(OpenRefused),
     /// The exit's signature is wrong or missing.
     BadReceipt,
+    /// The answer is longer than the caller takes.
+    TooLong,
     /// The target was not reached in time.
     Deadline,
     /// The node is shutting down.
@@ -28,11 +30,21 @@ impl std::fmt::Display for OpenError {
         match self {
             Self::Ended(reason) => write!(f, "the conversation ended: {reason}"),
             Self::Closed(reason) => write!(f, "the circuit closed: {reason}"),
-            Self::NoPath(error) => write!(f, "no path: {error}"),
+            Self::NoPath(error) => {
+                write!(f, "no path: {error}")?;
+                f.write_str(match error {
+                    PathError::NoLastHop => "; are the bootstrap nodes up and reachable, and is one of them an exit?",
+                    PathError::TooFewRelays { .. } => {
+                        "; are the bootstrap nodes up and reachable, and are they enough?"
+                    }
+                    _ => "",
+                })
+            }
             Self::Refused(error) => write!(f, "the circuit was not opened: {error}"),
             Self::BadReceipt => {
-                f.write_str("the exit was asked to sign the answer, and its signature is wrong or missing")
+                f.write_str("the exit was asked to sign the answer, and its signature is missing, wrong, or made before it had the whole request")
             }
+            Self::TooLong => f.write_str("the answer is longer than was to be taken"),
             Self::Deadline => f.write_str("the target was not reached in time"),
             Self::Shutdown => f.write_str("the node is shutting down"),
         }

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::builder::{Card, Commands};
+use super::builder::{Card, Commands, VALIDITY};
 use crate::config::Bootstrap;
 use crate::engine::Command;
 use crate::engine::shell::Keys;
@@ -109,8 +109,10 @@ pub(super) struct Rotation {
 impl Rotation {
     pub(super) async fn run(self, workers: Workers, commands: Commands) {
         let this = Arc::new(self);
+        // A key lives no longer than half of its descriptor, so that the descriptor never runs out.
+        let period = this.period.min(VALIDITY / 2);
+        let mut until = Instant::now() + period;
         loop {
-            let until = Instant::now() + this.period;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
                 sleep(left.min(ROTATION_CHECK)).await;
@@ -135,8 +137,12 @@ impl Rotation {
                         return;
                     }
                     info!("new onion key");
+                    until = Instant::now() + period;
                 }
-                Some((_, Err(error))) => warn!(%error, "no new onion key"),
+                Some((_, Err(error))) => {
+                    warn!(%error, "no new onion key; trying again soon");
+                    until = Instant::now() + ROTATION_CHECK;
+                }
                 None => return,
             }
         }

@@ -15,11 +15,12 @@ use std::time::Duration;
 use bulbil_core::wire::{NodeId, Target};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::engine::Command;
 use crate::engine::workers::Workers;
-use crate::engine::{Command, Status};
 use directory::Directory;
 
 pub use crate::engine::memory::Sizes;
+pub use crate::engine::{LinkEnds, Status};
 pub use answers::{Answers, VerifiedReceipt};
 pub use builder::{NodeBuilder, start};
 pub use bulbil_core::phonebook::{IsolationKey, Strictness};
@@ -151,6 +152,11 @@ impl Node {
         let (reply, status) = oneshot::channel();
         self.inner.commands.send(Command::Status(reply)).ok()?;
         status.await.ok()
+    }
+
+    /// Waits until the node has stopped, whoever stopped it.
+    pub async fn stopped(&self) {
+        self.inner.commands.closed().await;
     }
 
     /// Stops the node: no new circuits, two seconds for those that are open, then every link is closed.

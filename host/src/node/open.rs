@@ -18,7 +18,7 @@ use crate::engine::{Command, OpenCommand};
 use crate::random::SYSTEM;
 
 /// Paths that are tried for one conversation.
-const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 16;
 /// Pause before the second attempt if there is no way around what failed; twice as long before each further one, up to the second
 /// value. Longer in all than a node takes to be asked for its descriptor again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
@@ -217,9 +217,25 @@ impl Node {
                 self.inner.directory.failed(hop.node);
                 attempts.avoid.push(hop.node);
             }
-            None => path.iter().for_each(|hop| self.inner.directory.failed(hop.node)),
+            None => self.inner.directory.doubted(path.iter().map(|hop| hop.node).collect()),
         }
         true
+    }
+}
+
+/// Whether a circuit that ended so has not reached its target, as far as its path can be believed: what was sent may be sent again.
+pub(super) const fn is_undelivered(outcome: &Outcome) -> bool {
+    match (outcome.end, outcome.close) {
+        (Some((EndReason::NextHopUnreachable | EndReason::Busy | EndReason::Shutdown, _)), _) => true,
+        (Some(_), _) | (None, None) => false,
+        (None, Some(reason)) => matches!(
+            reason,
+            CloseReason::OnionRejected
+                | CloseReason::Busy
+                | CloseReason::NextHopUnreachable
+                | CloseReason::RoleRefused
+                | CloseReason::Shutdown
+        ),
     }
 }
 

@@ -13,7 +13,7 @@ mod stream;
 mod world;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -201,6 +201,7 @@ pub struct Network<'m, 'b> {
     nodes: Vec<SimNode<'m, 'b>>,
     talks: Vec<Talk>,
     names: HashMap<(NodeIndex, ConversationId), TalkIndex>,
+    ended: HashSet<(NodeIndex, ConversationId)>,
     steps: u64,
 }
 
@@ -229,7 +230,7 @@ pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>)
         SimNode::new(*spec, shell, lent, places)
     });
     let nodes = nodes.collect();
-    test(&mut Network { world, nodes, talks: Vec::new(), names: HashMap::new(), steps: 0 })
+    test(&mut Network { world, nodes, talks: Vec::new(), names: HashMap::new(), ended: HashSet::new(), steps: 0 })
 }
 
 impl<'m, 'b> Network<'m, 'b> {
@@ -510,6 +511,25 @@ impl<'m, 'b> Network<'m, 'b> {
         }
         for (number, talk) in self.talks.iter().enumerate() {
             assert!(talk.connections <= 1, "conversation {number} was connected twice");
+            // Who hears an end has heard all: what broke off never looks like that.
+            let Some(target) = &talk.at_target else {
+                assert_ne!(talk.app.heard_end(), Some(Heard::End), "conversation {number} ended with nobody");
+                continue;
+            };
+            if talk.app.heard_end() == Some(Heard::End) {
+                assert!(
+                    target.is_finished() && talk.app.heard() == target.said(),
+                    "answer {number}:\n{}",
+                    self.describe()
+                );
+            }
+            if target.heard_end() == Some(Heard::End) {
+                assert!(
+                    talk.app.is_finished() && target.heard() == talk.app.said(),
+                    "request {number}:\n{}",
+                    self.describe()
+                );
+            }
         }
     }
 
@@ -759,6 +779,7 @@ impl<'m, 'b> Network<'m, 'b> {
                     assert!(self.talks[talk].receipt.replace(*receipt).is_none(), "told twice");
                 }
                 Notice::Over(name, outcome) => {
+                    assert!(self.ended.insert((index, name)), "told twice");
                     // An exit's conversation may be over before its target was reached.
                     let Some(talk) = self.names.remove(&(index, name)) else { continue };
                     let talk = &mut self.talks[talk];

@@ -68,6 +68,8 @@ struct Segment {
     bytes: Vec<u8>,
     /// The writer has finished behind these bytes.
     finish: bool,
+    /// The writer has gone without having finished.
+    abandon: bool,
 }
 
 /// One end of a pipe, with the direction toward it.
@@ -81,6 +83,8 @@ struct End {
     last_arrival: u64,
     /// The other end will write no more, and everything has arrived.
     finished: bool,
+    /// The other end is gone without having finished, and everything has arrived.
+    abandoned: bool,
     /// The pipe is cut.
     cut: bool,
     /// This end was told that it cannot write: the other end is gone.
@@ -91,6 +95,7 @@ struct End {
     gone: bool,
     reader_waits: bool,
     writer_waits: bool,
+    is_link: bool,
 }
 
 /// Everything that is chance or time.
@@ -171,27 +176,29 @@ impl World {
         self.queue.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// A new pipe; answers its two ends.
+    /// A new pipe; answers its two ends. A link's if it is not told its capacity.
     pub(super) fn pipe(&mut self, capacity: Option<usize>) -> (StreamId, StreamId) {
         let first = StreamId(self.ends.len());
         let latency = self.draw(self.latency);
         for _ in 0..2 {
-            let capacity = capacity.unwrap_or(self.draw(self.capacity) as usize);
+            let len = capacity.unwrap_or(self.draw(self.capacity) as usize);
             self.ends.push(End {
                 owner: Owner::Nobody,
                 flight: VecDeque::new(),
                 flight_len: 0,
                 arrived: VecDeque::new(),
-                capacity,
+                capacity: len,
                 latency,
                 last_arrival: 0,
                 finished: false,
+                abandoned: false,
                 cut: false,
                 unread: false,
                 finish_sent: false,
                 gone: false,
                 reader_waits: false,
                 writer_waits: false,
+                is_link: capacity.is_none(),
             });
         }
         (first, first.peer())
@@ -231,7 +238,7 @@ impl World {
             return Some(0);
         }
         let len = self.chunk(bytes.len().min(room));
-        self.send(end, Segment { bytes: bytes[..len].to_vec(), finish: false });
+        self.send(end, Segment { bytes: bytes[..len].to_vec(), finish: false, abandon: false });
         Some(len)
     }
 
@@ -247,7 +254,7 @@ impl World {
 
     pub(super) fn finish(&mut self, end: StreamId) {
         if !std::mem::replace(&mut self.ends[end.0].finish_sent, true) {
-            self.send(end, Segment { bytes: Vec::new(), finish: true });
+            self.send(end, Segment { bytes: Vec::new(), finish: true, abandon: false });
         }
     }
 
@@ -268,7 +275,7 @@ impl World {
             return Read::Bytes(len);
         }
         let this = &mut self.ends[end.0];
-        if this.cut {
+        if this.cut || this.abandoned {
             Read::Broken
         } else if this.finished {
             Read::End
@@ -278,13 +285,19 @@ impl World {
         }
     }
 
-    /// The end is not used any more: the other end reads what was sent and then the end, and cannot write.
+    /// The end is not used any more: the other end reads what was sent and then, unless this one has finished, that the pipe is broken; and it
+    /// cannot write.
     pub(super) fn close(&mut self, end: StreamId) {
         if std::mem::replace(&mut self.ends[end.0].gone, true) {
             return;
         }
         self.ends[end.0].owner = Owner::Nobody;
-        self.finish(end);
+        // Links end without ceremony; their records tell whether anything is missing.
+        if self.ends[end.0].is_link {
+            self.finish(end);
+        } else if !std::mem::replace(&mut self.ends[end.0].finish_sent, true) {
+            self.send(end, Segment { bytes: Vec::new(), finish: false, abandon: true });
+        }
         let at = self.now + self.ends[end.0].latency;
         self.at(at, Event::Unread(end.peer()));
     }
@@ -325,6 +338,7 @@ impl World {
                     this.flight_len -= len;
                     this.arrived.extend(segment.bytes);
                     this.finished |= segment.finish;
+                    this.abandoned |= segment.abandon;
                     self.trace(&[1, end.0 as u64, len as u64]);
                     self.wake_reader(end);
                 }

@@ -158,7 +158,8 @@ fn errors_say_what_is_missing() {
 
 #[test]
 fn nodes_that_cannot_be_used_are_not() {
-    let spoil: [(fn(&mut Descriptor), PathError); 4] = [
+    type Spoil = fn(&mut Descriptor);
+    let spoil: [(Spoil, PathError); 4] = [
         (|d| d.valid_from = UnixTime(NOW.0 + 61), PathError::NoExitForPort(80)),
         (|d| d.protocol = ProtocolVersion::new(2).unwrap(), PathError::NoExitForPort(80)),
         (|d| d.roles.exit = false, PathError::NoLastHop),
