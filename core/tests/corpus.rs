@@ -1,8 +1,9 @@
 //! Replays every file of the fuzz corpora (`fuzz/corpus/<target>/`) through the functions that the fuzz targets run.
 //!
 //! The seeds in the corpora come from `fuzz/src/seeds.rs`. After a change there, or of a layout:
-//! `cargo test -p bulbil-core --test corpus -- --ignored write_seeds`. An input that a search found is kept by copying it
-//! into the corpus under a name of its own.
+//! `cargo test -p bulbil-core --test corpus -- --ignored write_seeds`. The `found-*` files are
+//! the fewest of a long search's finds that reach whatever code it reached: libFuzzer's
+//! `-set_cover_merge=1 -use_counters=0 INTO FOUND`. An input that failed becomes a seed with a name that says why.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
