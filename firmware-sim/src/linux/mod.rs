@@ -1,0 +1,1 @@
+//! The constrained node on Linux.

@@ -1,0 +1,3 @@
+//! The command `bulbil-firmware-sim`.
+
+fn main() {}
