@@ -384,7 +384,7 @@ impl<S: Shell> Driver<'_, '_, S> {
     fn answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
         let config = self.node.config();
         let answer = Answer {
-            time: shell.unix_time(),
+            time: shell.unix_time().ok_or(LinkEnd::Answer(WireError::Invalid))?,
             limits: config.limits,
             circuits: CircuitLimit::new(config.circuits_per_link).ok_or(LinkEnd::Answer(WireError::Invalid))?,
             descriptor: shell.descriptor(),
@@ -433,7 +433,8 @@ impl<S: Shell> Driver<'_, '_, S> {
         if descriptor.link_key != established.link_key.0 {
             return Err(LinkEnd::WrongNode);
         }
-        let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time()).map_err(LinkEnd::Descriptor)?;
+        let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time().unwrap_or(answer.time))
+            .map_err(LinkEnd::Descriptor)?;
         if expected.is_some_and(|expected| expected != verified.node()) {
             return Err(LinkEnd::WrongNode);
         }

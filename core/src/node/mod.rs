@@ -21,6 +21,7 @@ mod audit;
 mod closing;
 pub mod config;
 mod opening;
+mod outcome;
 mod output;
 pub mod port;
 mod resources;
@@ -47,9 +48,9 @@ use crate::time::Instant;
 use crate::wire::{NodeId, WireError};
 
 pub use crate::circuit::table::ConversationId;
-pub use closing::Outcome;
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening};
+pub use outcome::{Outcome, Suspect};
 pub use port::{PeerLimits, PortSlot};
 use port::{Ports, REFUSALS};
 pub use resources::Resources;
