@@ -17,7 +17,8 @@ pub struct LinkId {
 }
 
 impl LinkId {
-    pub(crate) const fn new(slot: u16, generation: u16) -> Self {
+    #[must_use]
+    pub const fn new(slot: u16, generation: u16) -> Self {
         Self { slot, generation }
     }
 
