@@ -399,8 +399,11 @@ impl World<'_> {
         }
     }
 
-    /// Whether the node has decided to close the link and its owner has not heard of that.
+    /// Whether the node has decided to close the link, or has given its place to another, and its owner has not heard of that.
     fn is_closing(&mut self, link: LinkId) -> bool {
+        if !self.node.knows_link(link) {
+            return true;
+        }
         while let Some(wish) = self.node.poll_link() {
             self.wishes.push_back(wish);
         }

@@ -13,13 +13,14 @@
 //! After each event, drain the polls until they answer `None`; anything may have become ready.
 //!
 //! The folders below say who owns what: [`crate::circuit`] the mechanics (pool, credit, tables), [`crate::relay`] and [`crate::client`] what
-//! a circuit means at its role, and the modules here how a cell finds its circuit (`arrival`), how a circuit opens
-//! (`opening`), sends (`output`), talks to the outside (`talk`) and ends (`closing`).
+//! a circuit means at its role, and the modules here how a cell finds its circuit (`arrival`), how links come and
+//! go (`links`), how a circuit opens (`opening`), sends (`output`), talks to the outside (`talk`) and ends (`closing`).
 
 mod arrival;
 mod audit;
 mod closing;
 pub mod config;
+mod links;
 mod opening;
 mod output;
 pub mod port;

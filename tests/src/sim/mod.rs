@@ -582,7 +582,7 @@ impl<'m, 'b> Network<'m, 'b> {
                     let (near, far) = self.world.borrow_mut().pipe(None);
                     let far_stream = SimStream::new(&self.world, far, Owner::Link(answerer, far));
                     let other = &mut self.nodes[answerer];
-                    if let Some(link) = other.driver.reserve_link(&other.shell, now) {
+                    if let Some(link) = other.driver.reserve_link(&mut other.shell, now) {
                         other.tokens.insert(far, Token::Link(link));
                         other.driver.handle_accepted(link, far_stream);
                         other.ready.push(Token::Link(link));
