@@ -106,6 +106,7 @@ pub fn check(input: &[u8]) {
         if world.step(&mut script).is_none() {
             break;
         }
+        world.drop_displaced();
         world.audit();
     }
     world.end();
@@ -464,6 +465,17 @@ impl World<'_> {
         }
         // Without a peer it is one that the node wanted and gave up.
         self.node.handle_link_down(link, self.now);
+    }
+
+    /// Forgets links whose places the node has given to others: only those that nobody misses.
+    fn drop_displaced(&mut self) {
+        let displaced = self.peers.keys().copied().filter(|&link| !self.node.knows_link(link));
+        for link in displaced.collect::<Vec<_>>() {
+            let peer = &self.peers[&link];
+            let over = peer.circuits.values().all(|circuit| circuit.closed);
+            assert!(peer.rogue || over, "a link has given way whose peer has not heard the end of a circuit");
+            self.drop_link(link);
+        }
     }
 
     /// Does some of what the node wants for its links.
