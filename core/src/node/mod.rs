@@ -71,7 +71,7 @@ pub struct Memory<'m> {
     pub links: &'m mut [PortSlot],
     /// Circuits in any role.
     pub circuits: &'m mut [NodeCircuit],
-    /// The index of circuits: at least four places for each circuit, and a power of two.
+    /// The index of circuits: at least four places for each circuit, and a power of two, such as [`crate::circuit::index::index_len`].
     pub index: &'m mut [IndexSlot],
     /// Cells of all circuits.
     pub cells: &'m mut [PoolSlot],
