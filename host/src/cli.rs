@@ -102,11 +102,12 @@ pub struct NodeArgs {
 
 /// `bulbil keygen`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Prints the fingerprint: what others write behind `#` in `bootstrap` to recognise the node.
-
-A constrained device makes no keys of its own: --for-device writes both that it needs, as bare bytes for include_bytes! or a flash
-partition. DIR/identity.der is its RSA-2048 identity (PKCS#8 DER), DIR/link.key its X25519 link key (32 bytes). The device makes its onion
-key itself. Who has these files is the device: keep them out of version control.")]
+#[command(
+    after_help = "Prints the fingerprint: what others write behind `#` in `bootstrap` to recognise the node.\n\n\
+    A constrained device makes no keys of its own but the onion key. --for-device writes those that it needs, as bare bytes for \
+    include_bytes! or a flash partition: DIR/identity.der is its RSA-2048 identity (PKCS#8 DER), DIR/link.key its X25519 link key \
+    (32 bytes). Who has these files is the device: keep them out of version control."
+)]
 pub struct KeygenArgs {
     /// Where the identity belongs.
     #[command(flatten)]
