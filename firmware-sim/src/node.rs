@@ -169,7 +169,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         loop {
             let accepted = self.net.borrow_mut().poll_accepted();
             let Some(socket) = accepted else { break };
-            match self.driver.reserve_link(&self.shell, now) {
+            match self.driver.reserve_link(&mut self.shell, now) {
                 Some(link) => {
                     self.net.borrow_mut().set_used(socket, Use::Link(link));
                     self.driver.handle_accepted(link, net::stream(self.net, socket));
