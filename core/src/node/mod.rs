@@ -266,10 +266,10 @@ impl<'m> Node<'m> {
         self.rotation_due = false;
     }
 
-    /// Whether the current onion key's replay set is full, so that the key should be rotated early.
+    /// Whether an onion key's replay set is full, or the current one's nearly, so that the key should be rotated early.
     #[must_use]
     pub const fn is_rotation_due(&self) -> bool {
-        self.rotation_due
+        self.rotation_due || self.replay.current().is_nearly_full()
     }
 
     /// Takes no more links and circuits from others; what is open goes on until it ends.

@@ -48,7 +48,8 @@ impl PlainHost {
         let mut interface =
             Interface::new(Config::new(HardwareAddress::Ethernet(mac)), &mut device, StackInstant::ZERO);
         interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(address, 24)).expect("one address"));
-        let storage: Vec<SocketStorage<'static>> = std::iter::repeat_with(SocketStorage::default).take(sockets).collect();
+        let storage: Vec<SocketStorage<'static>> =
+            std::iter::repeat_with(SocketStorage::default).take(sockets).collect();
         let sockets = SocketSet::new(Box::leak(storage.into_boxed_slice()) as &mut [_]);
         Self { clock: clock.clone(), device, interface, sockets, tasks: Vec::new(), next_port: 50_000 }
     }
@@ -106,7 +107,9 @@ impl PlainHost {
             match task {
                 Task::Free => {}
                 Task::Echo(port) => {
-                    if !socket.is_open() && socket.remote_endpoint().is_none_or(|_| socket.state() == tcp::State::TimeWait) {
+                    if !socket.is_open()
+                        && socket.remote_endpoint().is_none_or(|_| socket.state() == tcp::State::TimeWait)
+                    {
                         socket.abort();
                         socket.listen(*port).expect("a closed socket");
                     }
@@ -121,7 +124,9 @@ impl PlainHost {
                     }
                 }
                 Task::Source { port, len, sent } => {
-                    if !socket.is_open() && socket.remote_endpoint().is_none_or(|_| socket.state() == tcp::State::TimeWait) {
+                    if !socket.is_open()
+                        && socket.remote_endpoint().is_none_or(|_| socket.state() == tcp::State::TimeWait)
+                    {
                         socket.abort();
                         socket.listen(*port).expect("a closed socket");
                         *sent = 0;
