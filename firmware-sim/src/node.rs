@@ -203,7 +203,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
                 }
                 Use::Link(link) => busy |= self.driver.service_link(&mut self.shell, link, now) == More::Yes,
                 Use::Target(name) => self.driver.service_conversation(&mut self.shell, name, now),
-                Use::Free | Use::Listening(_) | Use::Lingering(_) => {}
+                Use::Free | Use::Listening(_) | Use::Lingering(_) | Use::Resetting(_) => {}
             }
         }
         busy

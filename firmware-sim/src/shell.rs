@@ -127,6 +127,7 @@ impl<B: Board> Shell for BoardShell<B> {
     }
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
+        self.board.handle_event(Event::LinkUp);
         if let Some(contact) = self.contacts.handle_met(link, descriptor.node(), self.now) {
             self.calendar.learn(descriptor.node(), time, self.now);
             self.time = self.time.or_else(|| self.calendar.time(self.now));

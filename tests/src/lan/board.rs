@@ -1,12 +1,10 @@
 //! A board whose clock is the network's, whose generator is seeded, and whose storage is a map.
 
-use std::collections::BTreeMap;
-
 use bulbil_core::driver::LinkEnd;
 use bulbil_core::node::Outcome;
 use bulbil_core::time::Instant;
 use bulbil_core::wire::UnixTime;
-use bulbil_firmware_sim::board::{Clock, Entropy, Event, Item, KeyStore, Observer, StorageFailed};
+use bulbil_firmware_sim::board::{Clock, Entropy, Event, ITEM_MAX_LEN, Item, KeyStore, Observer, StorageFailed};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{CryptoRng, SeedableRng as _};
 use sha2::{Digest as _, Sha256};
@@ -23,8 +21,10 @@ pub struct Told {
     pub met: u32,
     /// Links refused for want of a place.
     pub links_refused: u32,
-    /// Why the last link ended, and how many have.
-    pub links_ended: (u32, Option<LinkEnd>),
+    /// Nodes that were connected to and have shown an acceptable descriptor.
+    pub links_up: u32,
+    /// Why links ended, and how many for each reason. Of fixed size, because what a node's turn takes from the heap is counted.
+    pub links_ended: heapless::Vec<(LinkEnd, u32), 24>,
     /// Requests answered in full.
     pub answered: u32,
     /// Of those, receipts that verified.
@@ -45,8 +45,8 @@ pub struct LanBoard {
     /// Whether it knows the time of day.
     pub calendar: bool,
     rng: ChaCha20Rng,
-    /// What is stored.
-    pub items: BTreeMap<u8, Vec<u8>>,
+    /// What is stored, by [`Item`]. Of fixed size, because what a node's turn takes from the heap is counted.
+    pub items: [Option<heapless::Vec<u8, ITEM_MAX_LEN>>; 3],
     /// What the node has told.
     pub told: Told,
 }
@@ -55,10 +55,10 @@ impl LanBoard {
     /// A board with the fixed identity of that number, if it is to have one.
     #[must_use]
     pub fn new(clock: &VirtualClock, seed: u64, identity: Option<usize>) -> Self {
-        let mut items = BTreeMap::new();
-        if let Some(number) = identity {
-            items.insert(Item::Identity as u8, fixture::identity_der(number).to_vec());
-        }
+        let mut items = [const { None }; 3];
+        items[Item::Identity as usize] = identity.map(|number| {
+            heapless::Vec::from_slice(fixture::identity_der(number)).expect("an identity is no longer than an item")
+        });
         let rng = ChaCha20Rng::seed_from_u64(seed);
         Self { clock: clock.clone(), calendar: true, rng, items, told: Told::default() }
     }
@@ -82,14 +82,14 @@ impl Entropy for LanBoard {
 
 impl KeyStore for LanBoard {
     fn load(&mut self, item: Item, buffer: &mut [u8]) -> Result<Option<usize>, StorageFailed> {
-        let Some(bytes) = self.items.get(&(item as u8)) else { return Ok(None) };
+        let Some(bytes) = &self.items[item as usize] else { return Ok(None) };
         buffer.get_mut(..bytes.len()).ok_or(StorageFailed)?.copy_from_slice(bytes);
         Ok(Some(bytes.len()))
     }
 
     fn store(&mut self, item: Item, bytes: &[u8]) -> Result<(), StorageFailed> {
         assert_ne!(item, Item::Identity, "the identity comes from outside");
-        self.items.insert(item as u8, bytes.to_vec());
+        self.items[item as usize] = Some(heapless::Vec::from_slice(bytes).map_err(|_| StorageFailed)?);
         Ok(())
     }
 }
@@ -100,7 +100,11 @@ impl Observer for LanBoard {
         match event {
             Event::Published => told.published += 1,
             Event::Met(_) => told.met += 1,
-            Event::LinkEnded(end) => told.links_ended = (told.links_ended.0 + 1, Some(end)),
+            Event::LinkUp => told.links_up += 1,
+            Event::LinkEnded(end) => match told.links_ended.iter_mut().find(|(known, _)| *known == end) {
+                Some((_, count)) => *count += 1,
+                None => told.links_ended.push((end, 1)).expect("few reasons"),
+            },
             Event::LinkRefused => told.links_refused += 1,
             Event::Connected(_) => told.answer = (0, Sha256::new()),
             Event::Answer(bytes) => {

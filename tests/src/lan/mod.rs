@@ -4,6 +4,7 @@ mod board;
 mod host;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bulbil_core::phonebook::{HopCount, Strictness};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::{Policy, Target};
 use bulbil_firmware_sim::config::{Config, Contact, Network, Request};
+use bulbil_firmware_sim::linux::heap;
 use bulbil_firmware_sim::node::ConstrainedNode;
 use bulbil_firmware_sim::profile::{Medium, Small};
 use smoltcp::wire::EthernetAddress;
@@ -52,6 +54,21 @@ pub struct Lan {
     pub nodes: Vec<LanNode>,
     /// Plain machines.
     pub hosts: Vec<PlainHost>,
+    /// Nodes whose power is off, or that hang: they are not polled, and their peers hear nothing.
+    pub frozen: BTreeSet<usize>,
+    /// What each node's turns have taken from the heap, if the program's allocator counts.
+    pub heap: Vec<NodeHeap>,
+}
+
+/// What one node has taken from the heap in its turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeHeap {
+    /// Allocations.
+    pub allocations: u64,
+    /// Bytes in use by now, less what was given back.
+    pub in_use: isize,
+    /// The most bytes in use within one turn, beyond what was in use before it.
+    pub peak: usize,
 }
 
 /// What a node is to be: no role, and no contacts.
@@ -94,13 +111,27 @@ pub fn request(target: SocketAddr, text: &[u8], every: Option<Duration>) -> Requ
     }
 }
 
+impl NodeHeap {
+    fn measure<T>(&mut self, turn: impl FnOnce() -> T) -> T {
+        heap::reset_peak();
+        let before = heap::usage();
+        let result = turn();
+        let after = heap::usage();
+        self.allocations += after.allocations - before.allocations;
+        self.in_use += after.in_use as isize - before.in_use as isize;
+        self.peak = self.peak.max(after.peak - before.in_use);
+        result
+    }
+}
+
 impl Lan {
     /// An empty network with cables of one millisecond.
     #[must_use]
     pub fn new() -> Self {
         let clock = VirtualClock::default();
         let switch = Switch::new(&clock, 1);
-        Self { clock, switch, nodes: Vec::new(), hosts: Vec::new() }
+        let (frozen, heap) = (BTreeSet::new(), Vec::new());
+        Self { clock, switch, nodes: Vec::new(), hosts: Vec::new(), frozen, heap }
     }
 
     /// Starts a node. Its memory is never given back, as on a board.
@@ -111,6 +142,7 @@ impl Lan {
             Profile::Medium => LanNode::start(Box::leak(Box::new(Medium::new())), device, board, config),
         };
         self.nodes.push(node.expect("a sound configuration"));
+        self.heap.push(NodeHeap::default());
         self.nodes.len() - 1
     }
 
@@ -141,10 +173,19 @@ impl Lan {
     pub fn step(&mut self) {
         let now = self.clock.now();
         let mut next = Instant::from_millis(now.millis() + 1000);
+        let mut last = None;
         for _ in 0..SPINS {
             next = Instant::from_millis(now.millis() + 1000);
-            for node in &mut self.nodes {
-                next = next.min(node.poll());
+            for (at, node) in self.nodes.iter_mut().enumerate() {
+                if self.frozen.contains(&at) {
+                    node.device_mut().discard();
+                    continue;
+                }
+                let due = self.heap[at].measure(|| node.poll());
+                if due <= now {
+                    last = Some(at);
+                }
+                next = next.min(due);
             }
             for host in &mut self.hosts {
                 next = next.min(host.poll().unwrap_or(next));
@@ -154,7 +195,7 @@ impl Lan {
                 break;
             }
         }
-        assert!(next > now, "something always wants to be called at once, and does nothing");
+        assert!(next > now, "something always wants to be called at once, and does nothing: {last:?}");
         self.clock.advance_to(next);
     }
 

@@ -8,7 +8,9 @@ use bulbil_core::time::Instant;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 
 /// Frames that may wait for one device; more are lost, as on a real one.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 512;
+/// Longest frame, in bytes.
+const FRAME: usize = 1514;
 
 /// A virtual clock, in milliseconds.
 #[derive(Clone, Default)]
@@ -27,9 +29,11 @@ impl VirtualClock {
     }
 }
 
+/// In place, so that the wire never allocates once its queues are there: what a node allocates can then be counted.
 struct Frame {
     due: Instant,
-    bytes: Box<[u8]>,
+    len: usize,
+    bytes: [u8; FRAME],
 }
 
 #[derive(Default)]
@@ -38,7 +42,6 @@ struct Ports {
     queues: Vec<VecDeque<Frame>>,
     /// The Ethernet address seen at each.
     macs: Vec<Option<[u8; 6]>>,
-    spare: Vec<Box<[u8]>>,
     lost: u64,
 }
 
@@ -93,17 +96,9 @@ impl Switch {
                 ports.lost += 1;
                 continue;
             }
-            // Frames of the same length are used again, so that a long run's allocations are not those of the wire.
-            let reusable = ports.spare.iter().position(|spare| spare.len() == bytes.len());
-            let bytes = match reusable {
-                Some(at) => {
-                    let mut spare = ports.spare.swap_remove(at);
-                    spare.copy_from_slice(bytes);
-                    spare
-                }
-                None => bytes.into(),
-            };
-            queue.push_back(Frame { due, bytes });
+            let mut frame = Frame { due, len: bytes.len(), bytes: [0; FRAME] };
+            frame.bytes[..bytes.len()].copy_from_slice(bytes);
+            queue.push_back(frame);
         }
     }
 }
@@ -112,6 +107,13 @@ impl Switch {
 pub struct Port {
     number: usize,
     switch: Switch,
+}
+
+impl Port {
+    /// Loses what waits for the device.
+    pub fn discard(&self) {
+        self.switch.ports.borrow_mut().queues[self.number].clear();
+    }
 }
 
 impl Device for Port {
@@ -127,7 +129,7 @@ impl Device for Port {
         }
         let frame = queue.pop_front()?;
         drop(ports);
-        Some((Arrived { bytes: frame.bytes, ports: Rc::clone(&self.switch.ports) }, Leaving(self)))
+        Some((Arrived(frame), Leaving(self)))
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Leaving<'_>> {
@@ -137,25 +139,17 @@ impl Device for Port {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
+        capabilities.max_transmission_unit = FRAME;
         capabilities
     }
 }
 
 /// A frame that has come.
-pub struct Arrived {
-    bytes: Box<[u8]>,
-    ports: Rc<RefCell<Ports>>,
-}
+pub struct Arrived(Frame);
 
 impl RxToken for Arrived {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        let result = f(&self.bytes);
-        let mut ports = self.ports.borrow_mut();
-        if ports.spare.len() < 64 {
-            ports.spare.push(self.bytes);
-        }
-        result
+        f(&self.0.bytes[..self.0.len])
     }
 }
 
@@ -164,7 +158,7 @@ pub struct Leaving<'a>(&'a Port);
 
 impl TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut bytes = [0; 1514];
+        let mut bytes = [0; FRAME];
         let result = f(&mut bytes[..len]);
         self.0.switch.send(self.0.number, &bytes[..len]);
         result
