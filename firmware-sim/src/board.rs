@@ -64,6 +64,8 @@ pub enum Event<'a> {
     Published,
     /// A pinned contact has answered.
     Met(SocketAddr),
+    /// A node that we connected to has shown an acceptable descriptor.
+    LinkUp,
     /// A link has ended.
     LinkEnded(LinkEnd),
     /// A peer has connected and there was no place for its link.

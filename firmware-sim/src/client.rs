@@ -24,7 +24,7 @@ use crate::shell::{BoardShell, Outside};
 /// Bytes of an answer on their way to the board.
 const ANSWER: usize = 1024;
 /// Pause after a failure, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// Nodes that are avoided because they have just failed.
 const AVOIDED: usize = 4;
 

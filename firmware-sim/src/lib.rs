@@ -48,5 +48,5 @@ pub mod shell;
 pub mod stream;
 mod target;
 
-#[cfg(feature = "linux")]
+#[cfg(all(feature = "linux", target_os = "linux"))]
 pub mod linux;

@@ -27,6 +27,8 @@ const BACKLOG: usize = 2;
 const HALF_OPEN: Duration = Duration::from_secs(3);
 /// How long a finished connection has to deliver what it holds and to be closed by its peer.
 const LINGER: Duration = Duration::from_secs(30);
+/// How long a reset has to leave: its peer's Ethernet address may have to be asked for.
+const RESET: Duration = Duration::from_secs(1);
 /// A connection whose peer acknowledges nothing for so long is broken.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Frames that one turn takes in before others have theirs.
@@ -60,6 +62,8 @@ pub(crate) enum Use {
     Target(ConversationId),
     /// Its stream is gone; what it holds is still being delivered, at most until then.
     Lingering(Instant),
+    /// It was aborted; its reset has until then to leave.
+    Resetting(Instant),
 }
 
 /// A socket and its use.
@@ -178,7 +182,7 @@ impl Net {
         let delay = self.interface.poll_delay(stack_time(now), &self.sockets);
         let tidying = self.places().filter_map(|place| match place.used {
             Use::Listening(Some(since)) => Some(now.until(since.after(HALF_OPEN))),
-            Use::Lingering(until) => Some(now.until(until)),
+            Use::Lingering(until) | Use::Resetting(until) => Some(now.until(until)),
             _ => None,
         });
         delay.map(Duration::from).into_iter().chain(tidying).min()
@@ -216,22 +220,23 @@ impl Net {
             let socket = self.sockets.get_mut::<tcp::Socket<'static>>(place.handle);
             match place.used {
                 Use::Lingering(until) => {
-                    if now >= until && socket.is_open() {
-                        socket.abort();
-                    }
-                    // A reset that has not left yet still has a peer.
-                    if socket.state() == State::Closed && socket.remote_endpoint().is_none() {
+                    if !socket.is_open() && socket.state() != State::TimeWait {
                         place.used = Use::Free;
+                    } else if now >= until {
+                        socket.abort();
+                        place.used = Use::Resetting(now.after(RESET));
                     }
                 }
+                // A reset that has not left yet still has a peer.
+                Use::Resetting(until) if now >= until || socket.remote_endpoint().is_none() => place.used = Use::Free,
                 Use::Listening(since) => match (socket.state(), since) {
                     (State::SynReceived, None) => place.used = Use::Listening(Some(now)),
                     (State::SynReceived, Some(since)) if now >= since.after(HALF_OPEN) => {
                         socket.abort();
-                        place.used = Use::Lingering(now);
+                        place.used = Use::Resetting(now.after(RESET));
                     }
                     (State::Listen, Some(_)) => place.used = Use::Listening(None),
-                    (State::Closed, _) => place.used = Use::Lingering(now),
+                    (State::Closed, _) => place.used = Use::Free,
                     _ => {}
                 },
                 _ => {}
@@ -297,7 +302,7 @@ impl Net {
                 Ok(socket)
             }
             Err(ConnectError::Unaddressable) => {
-                self.place(socket).used = Use::Lingering(self.now);
+                self.place(socket).used = Use::Free;
                 Err(ErrorKind::AddrNotAvailable)
             }
             Err(ConnectError::InvalidState) => Err(ErrorKind::Other),
@@ -337,12 +342,18 @@ impl Net {
 
     /// A socket's stream is gone, or it was never wanted: what was finished is still delivered, anything else is reset.
     pub(crate) fn let_go(&mut self, socket: SocketIndex) {
-        let until = self.now.after(LINGER);
+        let now = self.now;
         let tcp = self.tcp(socket);
-        if tcp.may_send() || !tcp.is_active() || matches!(tcp.state(), State::SynSent | State::SynReceived) {
+        let finished = matches!(
+            tcp.state(),
+            State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck | State::TimeWait
+        );
+        if finished {
+            self.place(socket).used = Use::Lingering(now.after(LINGER));
+        } else {
             tcp.abort();
+            self.place(socket).used = Use::Resetting(now.after(RESET));
         }
-        self.place(socket).used = Use::Lingering(until);
     }
 
     /// Whether this is one of our own addresses.

@@ -1,6 +1,7 @@
 //! The constrained node: one loop over the network stack, the core's driver, and what looks after both.
 
 use core::cell::RefCell;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use bulbil_core::driver::{Driver, More, Places};
@@ -64,7 +65,6 @@ pub struct ConstrainedNode<D: Device, B: Board> {
     driver: Driver<'static, 'static, BoardShell<B>>,
     shell: BoardShell<B>,
     client: Option<Client>,
-    config: Config,
     /// When a node that stops gives up its circuits.
     stopping: Option<Instant>,
 }
@@ -87,7 +87,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         memory: &'static mut Memory<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>,
         mut device: D,
         mut board: B,
-        config: Config,
+        mut config: Config,
     ) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let now = board.now();
@@ -102,15 +102,16 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         let node = Node::new(core_config(&config, keys.node(), &limits), lent.tables, board.rng());
         let node = node.map_err(StartError::Config)?;
         let driver = Driver::new(node, Places { links: lent.links, outsides: lent.outsides, scratch: lent.scratch });
-        let client = config.client.clone().map(|request| Client::new(request, lent.exchange, &mut board, now));
+        let client = config.client.take().map(|request| Client::new(request, lent.exchange, &mut board, now));
         let shell = BoardShell {
             net,
             phonebook: Phonebook::new(lent.phonebook, Some(keys.node())),
             keys,
             contacts: Contacts::new(&config.contacts, now),
             calendar: Calendar::default(),
-            dials: config.exit.clone().map(|policy| Dials::new(lent.dials, policy)),
-            neighbours: neighbours(&config),
+            dials: Dials::new(lent.dials),
+            public: is_public(&config),
+            config,
             progress: Progress::default(),
             failed_links: heapless::Deque::new(),
             failed_targets: heapless::Deque::new(),
@@ -118,7 +119,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
             time: None,
             board,
         };
-        Ok(Self { device, net, driver, shell, client, config, stopping: None })
+        Ok(Self { device, net, driver, shell, client, stopping: None })
     }
 
     /// Does everything that has become possible, and answers when to be called again at the latest. Call it earlier when the device has a
@@ -154,7 +155,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
             self.driver.poll_timeout(),
             shell.keys.poll_timeout(),
             shell.contacts.poll_timeout(),
-            shell.dials.as_ref().and_then(Dials::poll_timeout),
+            shell.dials.poll_timeout(),
             self.client.as_ref().and_then(Client::poll_timeout),
             self.stopping.map(|_| now.after(Duration::from_millis(20))),
         ];
@@ -169,7 +170,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         loop {
             let accepted = self.net.borrow_mut().poll_accepted();
             let Some(socket) = accepted else { break };
-            match self.driver.reserve_link(&self.shell, now) {
+            match self.driver.reserve_link(&mut self.shell, now) {
                 Some(link) => {
                     self.net.borrow_mut().set_used(socket, Use::Link(link));
                     self.driver.handle_accepted(link, net::stream(self.net, socket));
@@ -202,7 +203,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
                 }
                 Use::Link(link) => busy |= self.driver.service_link(&mut self.shell, link, now) == More::Yes,
                 Use::Target(name) => self.driver.service_conversation(&mut self.shell, name, now),
-                Use::Free | Use::Listening(_) | Use::Lingering(_) => {}
+                Use::Free | Use::Listening(_) | Use::Lingering(_) | Use::Resetting(_) => {}
             }
         }
         busy
@@ -220,9 +221,9 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
 
     fn reach_targets(&mut self, now: Instant) {
         loop {
-            let Some(dials) = &mut self.shell.dials else { return };
+            let Some(policy) = &self.shell.config.exit else { return };
             let node = self.driver.node();
-            let reached = dials.poll(&mut self.net.borrow_mut(), |name| node.knows(name), now);
+            let reached = self.shell.dials.poll(&mut self.net.borrow_mut(), policy, |name| node.knows(name), now);
             let Some((name, reached)) = reached else { return };
             let reached = reached.map(|(socket, address)| (Outside::Target(net::stream(self.net, socket)), address));
             self.driver.handle_target(&mut self.shell, name, reached, now);
@@ -233,7 +234,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         let full = self.driver.node().is_rotation_due();
         let shell = &mut self.shell;
         let time = (now, shell.time);
-        match shell.keys.look_after(&self.config, time, full, shell.board.rng()) {
+        match shell.keys.look_after(&shell.config, time, full, shell.board.rng()) {
             Care::Nothing => {}
             Care::Published => shell.board.handle_event(Event::Published),
             Care::Rotated => {
@@ -308,11 +309,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
     /// How full the tables outside the core are.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage {
-            sockets: self.net.borrow().in_use(),
-            dials: self.shell.dials.as_ref().map_or(0, Dials::len),
-            nodes: self.shell.phonebook.len(),
-        }
+        Usage { sockets: self.net.borrow().in_use(), dials: self.shell.dials.len(), nodes: self.shell.phonebook.len() }
     }
 }
 
@@ -341,11 +338,9 @@ fn core_config(config: &Config, node: NodeId, limits: &Limits) -> node::Config {
     }
 }
 
-/// The policy for other nodes' addresses, if one of our own is on the public network.
-fn neighbours(config: &Config) -> Option<Policy> {
+/// Whether one of the node's own addresses is on the public network.
+fn is_public(config: &Config) -> bool {
     let public = Policy::public();
-    let is_public = |address: &core::net::IpAddr| {
-        public.decide(core::net::SocketAddr::new(*address, config.network.port.max(1))) == Verdict::Accept
-    };
-    config.network.addresses.iter().any(|(address, _)| is_public(address)).then_some(public)
+    let mut own = config.network.addresses.iter();
+    own.any(|(address, _)| public.decide(SocketAddr::new(*address, config.network.port.max(1))) == Verdict::Accept)
 }

@@ -22,6 +22,7 @@ use rand_core::CryptoRng;
 use crate::board::{Board, Event};
 use crate::calendar::Calendar;
 use crate::client::{OwnStream, Progress};
+use crate::config::Config;
 use crate::contacts::Contacts;
 use crate::keys::Keys;
 use crate::net::Net;
@@ -47,10 +48,10 @@ pub struct BoardShell<B: Board> {
     pub(crate) phonebook: Phonebook<'static>,
     pub(crate) contacts: Contacts,
     pub(crate) calendar: Calendar,
-    /// `None` if the node is no exit.
-    pub(crate) dials: Option<Dials>,
-    /// Where other nodes may be; anywhere, unless this node is on the public network: then onions must not make it call on private ones.
-    pub(crate) neighbours: Option<Policy>,
+    pub(crate) dials: Dials,
+    pub(crate) config: Config,
+    /// The node is on the public network: onions must not make it call on private ones.
+    pub(crate) public: bool,
     /// What became of the node's own request.
     pub(crate) progress: Progress,
     pub(crate) failed_links: heapless::Deque<(LinkId, ErrorKind), FAILURES>,
@@ -75,7 +76,7 @@ impl<B: Board> Shell for BoardShell<B> {
     type Aead = PortableAead;
 
     fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
-        let allowed = self.neighbours.as_ref().is_none_or(|policy| policy.decide(address) == Verdict::Accept);
+        let allowed = !self.public || Policy::public().decide(address) == Verdict::Accept;
         let begun =
             if allowed { self.net.borrow_mut().connect_link(link, address) } else { Err(ErrorKind::PermissionDenied) };
         if let Err(kind) = begun {
@@ -84,8 +85,8 @@ impl<B: Board> Shell for BoardShell<B> {
     }
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
-        let begun = match &mut self.dials {
-            Some(dials) => dials.begin(&mut self.net.borrow_mut(), conversation, target, self.now),
+        let begun = match &self.config.exit {
+            Some(policy) => self.dials.begin(&mut self.net.borrow_mut(), policy, conversation, target, self.now),
             None => Err(EndReason::Forbidden),
         };
         if let Err(reason) = begun {
@@ -126,6 +127,7 @@ impl<B: Board> Shell for BoardShell<B> {
     }
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
+        self.board.handle_event(Event::LinkUp);
         if let Some(contact) = self.contacts.handle_met(link, descriptor.node(), self.now) {
             self.calendar.learn(descriptor.node(), time, self.now);
             self.time = self.time.or_else(|| self.calendar.time(self.now));

@@ -41,12 +41,11 @@ pub(crate) type Reached = (ConversationId, Result<(SocketIndex, SocketAddr), End
 /// The targets that are being reached.
 pub(crate) struct Dials {
     places: &'static mut [Option<Dial>],
-    policy: Policy,
 }
 
 impl Dials {
-    pub(crate) const fn new(places: &'static mut [Option<Dial>], policy: Policy) -> Self {
-        Self { places, policy }
+    pub(crate) const fn new(places: &'static mut [Option<Dial>]) -> Self {
+        Self { places }
     }
 
     /// Begins to reach `target`.
@@ -56,6 +55,7 @@ impl Dials {
     pub(crate) fn begin(
         &mut self,
         net: &mut Net,
+        policy: &Policy,
         conversation: ConversationId,
         target: &Target,
         now: Instant,
@@ -65,7 +65,7 @@ impl Dials {
             Target::Service(_) => return Err(EndReason::NoService),
             Target::Tcp(Host::Ip(ip), port) => {
                 let addresses = heapless::Vec::from_array([*ip]);
-                connect_next(net, &self.policy, conversation, *port, addresses, now)?
+                connect_next(net, policy, conversation, *port, addresses, now)?
             }
             Target::Tcp(Host::Name(name), port) => {
                 let v6 = !net.has_family(false);
@@ -87,6 +87,7 @@ impl Dials {
     pub(crate) fn poll(
         &mut self,
         net: &mut Net,
+        policy: &Policy,
         wanted: impl Fn(ConversationId) -> bool,
         now: Instant,
     ) -> Option<Reached> {
@@ -98,7 +99,7 @@ impl Dials {
                 *place = None;
                 continue;
             }
-            match dial.poll(net, &self.policy, now) {
+            match dial.poll(net, policy, now) {
                 Progress::Waiting => {}
                 Progress::Another(next) => *dial = next,
                 Progress::Over(reached) => {

@@ -71,12 +71,16 @@ fn host_addresses() -> [(IpAddr, u8); 4] {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    if !arguments.list
-        && let Err(reason) = prepare()
-    {
-        eprintln!("the stage cannot be set here: {reason}");
-        let required = std::env::var_os("BULBIL_TEST_TAP").is_some_and(|value| value == "1");
-        return if required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    let mut gone = None;
+    if !arguments.list {
+        match prepare() {
+            Ok(tap) => gone = tap,
+            Err(reason) => {
+                eprintln!("the stage cannot be set here: {reason}");
+                let required = std::env::var_os("BULBIL_TEST_TAP").is_some_and(|value| value == "1");
+                return if required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            }
+        }
     }
     let trials = [
         ("the_loopback_interface_is_up", loopback as fn() -> Result<(), Failed>),
@@ -84,23 +88,29 @@ fn main() -> ExitCode {
         ("what_cannot_be_is_named", refusals),
         ("taps_are_opened_or_refused_with_a_reason", opening),
         ("what_an_interface_that_is_down_does_not_take_is_lost", down),
-        ("a_device_that_is_removed_says_so", removed),
         ("a_stack_on_the_tap_answers", plain),
         ("a_bad_network_is_only_slower", impaired),
         ("flipped_bits_are_found", corrupted),
     ];
-    libtest_mimic::run(&arguments, trials.map(|(name, run)| Trial::test(name, run)).into()).exit_code()
+    let mut trials = Vec::from(trials.map(|(name, run)| Trial::test(name, run)));
+    let missing = gone.is_none();
+    let removed = Trial::test("a_device_that_is_removed_says_so", || gone.map_or(Ok(()), removed));
+    trials.push(removed.with_ignored_flag(missing));
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Enters the namespace, while there is one thread, and builds what all trials share.
-fn prepare() -> Result<(), Box<dyn std::error::Error>> {
+/// Enters the namespace, while there is one thread, and builds what all trials share. Gives a device back whose interface was removed, if
+/// there is an `ip` to remove it with.
+fn prepare() -> Result<Option<Tap>, Box<dyn std::error::Error>> {
     let entered = namespace::enter()?;
     eprintln!("entered a network namespace: {entered:?}");
     // All rights in the namespace do not open /dev/net/tun.
-    Tap::open("probe0")?;
+    let tap = Tap::open("gone0")?;
     namespace::bring_up("lo")?;
     Bridge::create(BRIDGE, &host_addresses())?;
-    Ok(())
+    // Here and not in a trial: a child has copies of all open devices for a moment, and what is open is not gone.
+    let removed = Command::new("ip").args(["link", "delete", "gone0"]).status();
+    Ok(if removed.is_ok_and(|status| status.success()) { Some(tap) } else { None })
 }
 
 /// A TAP device on the bridge, for this board.
@@ -187,18 +197,8 @@ fn down() -> Result<(), Failed> {
     Ok(())
 }
 
-fn removed() -> Result<(), Failed> {
-    let mut tap = Tap::open("gone0")?;
-    namespace::bring_up("gone0")?;
-    match Command::new("ip").args(["link", "delete", "gone0"]).status() {
-        Ok(status) => assert!(status.success()),
-        Err(error) => {
-            eprintln!("no device is removed, for want of `ip`: {error}");
-            return Ok(());
-        }
-    }
-    // What the kernel had sent (it looks for neighbours) may still be there.
-    while tap.receive(Instant::ZERO).is_some() {}
+fn removed(mut tap: Tap) -> Result<(), Failed> {
+    assert!(tap.receive(Instant::ZERO).is_none());
     assert!(tap.broken().is_some());
     Ok(())
 }
