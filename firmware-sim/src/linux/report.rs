@@ -125,8 +125,7 @@ fn layout_of<
     _memory: Option<&Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>,
 ) -> Layout {
     let parts = Memory::<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>::parts();
-    let whole =
-        size_of::<Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>();
+    let whole = size_of::<Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>();
     let padding = whole.saturating_sub(parts.iter().map(|part| part.bytes).sum());
     let rest = [
         Line::new("between them, and lengths", 1, padding),
@@ -262,19 +261,7 @@ impl Done {
     const fn new(counters: &Counters, links_refused: u64) -> Self {
         let &Counters { forward, backward, opened, rejected, replayed, busy, late, garbled, violations, expired } =
             counters;
-        Self {
-            forward,
-            backward,
-            opened,
-            rejected,
-            replayed,
-            busy,
-            late,
-            garbled,
-            violations,
-            expired,
-            links_refused,
-        }
+        Self { forward, backward, opened, rejected, replayed, busy, late, garbled, violations, expired, links_refused }
     }
 }
 
@@ -434,7 +421,12 @@ mod tests {
     use super::*;
 
     fn report(profile: Profile, measured: Measured) -> Report {
-        Report::of(&layout(profile), measured, InUse { links: 3, ..InUse::default() }, Done { opened: 7, ..Done::default() })
+        Report::of(
+            &layout(profile),
+            measured,
+            InUse { links: 3, ..InUse::default() },
+            Done { opened: 7, ..Done::default() },
+        )
     }
 
     const MODEST: Measured =
@@ -460,7 +452,10 @@ mod tests {
         let report = report(Profile::Small, MODEST);
         let text = report.to_string();
         for Line { name, bytes, .. } in &report.structures {
-            assert!(text.lines().any(|line| line.contains(&**name) && line.contains(&bytes.to_string())), "{name}: {text}");
+            assert!(
+                text.lines().any(|line| line.contains(&**name) && line.contains(&bytes.to_string())),
+                "{name}: {text}"
+            );
         }
         for words in ["3/", "7 circuits opened", "20000        stack", "8000        RSA heap", "takes 3000"] {
             assert!(text.contains(words), "{words}: {text}");

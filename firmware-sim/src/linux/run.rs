@@ -197,11 +197,7 @@ type Started = Result<ConstrainedNode<Wire, LinuxBoard>, StartError>;
 
 impl Life {
     /// On the node's own thread: start it, and turn its loop until it has stopped.
-    fn live(
-        self,
-        stack: &StackGauge,
-        start: impl FnOnce(Wire, LinuxBoard, Config) -> Started,
-    ) -> Result<(), RunError> {
+    fn live(self, stack: &StackGauge, start: impl FnOnce(Wire, LinuxBoard, Config) -> Started) -> Result<(), RunError> {
         let Self { layout, config, board, wire, readable, mut signals, options } = self;
         let serving = config.is_serving();
         // Standard output's buffer is not the node's.
