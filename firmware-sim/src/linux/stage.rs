@@ -51,7 +51,7 @@ mod process;
 pub use process::{Ended, RunningNode};
 
 /// The bridge's name.
-const BRIDGE: &str = "bulbil-stage";
+pub const BRIDGE: &str = "bulbil-stage";
 /// The port at which constrained nodes answer links.
 pub const PORT: u16 = 9001;
 /// Addresses for hosts on the bridge, numbered from 1.
