@@ -275,6 +275,7 @@ impl Observer for LinuxBoard {
                 self.say(Verbose, format_args!("met the contact at {contact}"));
             }
             Event::Met(_) => self.say(Normal, format_args!("met a contact")),
+            Event::LinkUp => self.say(Verbose, format_args!("a link is up")),
             Event::LinkEnded(end) => self.say(Verbose, format_args!("a link ended: {end}")),
             Event::LinkRefused => {
                 self.told.links_refused += 1;

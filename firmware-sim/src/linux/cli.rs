@@ -23,8 +23,10 @@ use super::{
 /// A constrained Bulbil node on this machine: the same code as on a microcontroller, on a TAP device, with its memory measured.
 #[derive(Debug, Parser)]
 #[command(name = "bulbil-firmware-sim", version, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "To begin: bulbil-firmware-sim stage\n\nExit codes: 0 done, 1 failed or did not fit its profile, 2 wrong usage or \
-configuration, 130 ended by a second Ctrl-C.")]
+#[command(
+    after_help = "To begin: bulbil-firmware-sim stage\n\nExit codes: 0 done, 1 failed or did not fit its profile, 2 wrong usage or \
+configuration, 130 ended by a second Ctrl-C."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -65,8 +67,10 @@ pub struct StageArgs {
 
 /// `bulbil-firmware-sim run`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "To begin: bulbil keygen --for-device device\n          bulbil-firmware-sim run --print-config > node.toml, then edit it\n\n\
-SIGUSR1 prints the memory report while the node runs. SIGTERM or Ctrl-C stops it in good order, a second one at once.")]
+#[command(
+    after_help = "To begin: bulbil keygen --for-device device\n          bulbil-firmware-sim run --print-config > node.toml, then edit it\n\n\
+SIGUSR1 prints the memory report while the node runs. SIGTERM or Ctrl-C stops it in good order, a second one at once."
+)]
 pub struct RunArgs {
     /// The configuration, a TOML file
     #[arg(long, value_name = "FILE", required_unless_present = "print_config")]
@@ -208,7 +212,13 @@ mod tests {
     #[test]
     fn the_command_line_goes_over_the_file() {
         let args = run_args(&[
-            "--config=x", "--tap=tap9", "--profile=medium", "--pcap=y", "--faults=loss=1,delay=2ms", "--report", "--verbose",
+            "--config=x",
+            "--tap=tap9",
+            "--profile=medium",
+            "--pcap=y",
+            "--faults=loss=1,delay=2ms",
+            "--report",
+            "--verbose",
         ])
         .unwrap();
         assert_eq!(args.report, Some(Format::Text));

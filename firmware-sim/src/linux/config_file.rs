@@ -227,7 +227,11 @@ fn target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error
 fn hops<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HopCount, D::Error> {
     let value = i64::deserialize(deserializer)?;
     u8::try_from(value).ok().and_then(HopCount::new).ok_or_else(|| {
-        D::Error::custom(format_args!("{value} is out of range; write a number from {} to {}", HOPS.start(), HOPS.end()))
+        D::Error::custom(format_args!(
+            "{value} is out of range; write a number from {} to {}",
+            HOPS.start(),
+            HOPS.end()
+        ))
     })
 }
 
@@ -443,7 +447,8 @@ impl NodeFile {
             .collect();
         let contacts = contacts?;
         if contacts.is_empty() && self.linux.clock == Calendar::None {
-            let advice = "a node without a clock learns the time from its contacts; name one, or set linux.clock = \"system\"";
+            let advice =
+                "a node without a clock learns the time from its contacts; name one, or set linux.clock = \"system\"";
             return Err(ConfigError::Conflict("contacts", advice.into()));
         }
         fitting("contacts", contacts.into_iter())

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Lines of structures: those of the memory, what lies between them, the node itself, its device's frames.
-pub const LINES: usize = 16;
+pub const LINES: usize = 18;
 
 /// Frames that a device holds at least: one that comes and one that leaves.
 const FRAMES: usize = 2;
@@ -80,7 +80,7 @@ pub struct Places {
     pub nodes: usize,
     /// Circuits that one onion key can open.
     pub replay: usize,
-    /// Bytes of TCP's window, each way.
+    /// Bytes of TCP's window.
     pub tcp_window: usize,
 }
 
@@ -98,8 +98,8 @@ const fn fits<M>(budget: Budget) -> bool {
     static_bytes::<M>() + budget.stack + budget.heap <= budget.total
 }
 
-// const _: () = assert!(fits::<Small<LinuxBoard>>(SMALL), "the small profile does not fit its machine");
-// const _: () = assert!(fits::<Medium<LinuxBoard>>(MEDIUM), "the medium profile does not fit its machine");
+const _: () = assert!(fits::<Small<LinuxBoard>>(SMALL), "the small profile does not fit its machine");
+const _: () = assert!(fits::<Medium<LinuxBoard>>(MEDIUM), "the medium profile does not fit its machine");
 
 /// What a profile is made of.
 #[must_use]
@@ -118,19 +118,20 @@ fn layout_of<
     const TARGETS: usize,
     const SOCKETS: usize,
     const NODES: usize,
-    const TCP: usize,
+    const RECEIVE: usize,
+    const SEND: usize,
 >(
     profile: Profile,
     budget: Budget,
-    _memory: Option<&Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>,
+    _memory: Option<&Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>>,
 ) -> Layout {
-    let parts = Memory::<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>::parts();
+    let parts = Memory::<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>::parts();
     let whole =
-        size_of::<Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>();
+        size_of::<Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>>();
     let padding = whole.saturating_sub(parts.iter().map(|part| part.bytes).sum());
     let rest = [
         Line::new("between them, and lengths", 1, padding),
-        Line::new("the node itself: keys, descriptor, contacts", 1, NODE_BYTES),
+        Line::new("the node itself: driver, contacts, own paths", 1, NODE_BYTES),
         Line::new("the device's frames, in and out", FRAMES, FRAME_BYTES),
     ];
     let mut lines = parts.into_iter().map(Line::from).chain(rest);
@@ -146,7 +147,7 @@ fn layout_of<
             sockets: LINK_SOCKETS + TARGETS,
             nodes: NODES,
             replay: T::REPLAY,
-            tcp_window: TCP,
+            tcp_window: RECEIVE,
         },
         budget,
     }
@@ -262,19 +263,7 @@ impl Done {
     const fn new(counters: &Counters, links_refused: u64) -> Self {
         let &Counters { forward, backward, opened, rejected, replayed, busy, late, garbled, violations, expired } =
             counters;
-        Self {
-            forward,
-            backward,
-            opened,
-            rejected,
-            replayed,
-            busy,
-            late,
-            garbled,
-            violations,
-            expired,
-            links_refused,
-        }
+        Self { forward, backward, opened, rejected, replayed, busy, late, garbled, violations, expired, links_refused }
     }
 }
 
@@ -434,7 +423,12 @@ mod tests {
     use super::*;
 
     fn report(profile: Profile, measured: Measured) -> Report {
-        Report::of(&layout(profile), measured, InUse { links: 3, ..InUse::default() }, Done { opened: 7, ..Done::default() })
+        Report::of(
+            &layout(profile),
+            measured,
+            InUse { links: 3, ..InUse::default() },
+            Done { opened: 7, ..Done::default() },
+        )
     }
 
     const MODEST: Measured =
@@ -460,7 +454,10 @@ mod tests {
         let report = report(Profile::Small, MODEST);
         let text = report.to_string();
         for Line { name, bytes, .. } in &report.structures {
-            assert!(text.lines().any(|line| line.contains(&**name) && line.contains(&bytes.to_string())), "{name}: {text}");
+            assert!(
+                text.lines().any(|line| line.contains(&**name) && line.contains(&bytes.to_string())),
+                "{name}: {text}"
+            );
         }
         for words in ["3/", "7 circuits opened", "20000        stack", "8000        RSA heap", "takes 3000"] {
             assert!(text.contains(words), "{words}: {text}");

@@ -138,7 +138,9 @@ fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
 fn a_request_must_fit_the_first_cell() {
     let file = |len: usize, every: &str| {
         let text = "x".repeat(len);
-        format!("roles = [\"client\"]\ncontacts = [\"10.0.0.1:1#{PIN}\"]\n[request]\ntarget = \"10.0.0.1:1\"\ntext = \"{text}\"\n{every}")
+        format!(
+            "roles = [\"client\"]\ncontacts = [\"10.0.0.1:1#{PIN}\"]\n[request]\ntarget = \"10.0.0.1:1\"\ntext = \"{text}\"\n{every}"
+        )
     };
     assert!(file(REQUEST_MAX, "").parse::<NodeFile>().is_ok());
     assert!(error(&file(REQUEST_MAX + 1, "")).contains("`request.text`"));

@@ -177,19 +177,14 @@ impl Cast {
         }
         block_in_place(|| constrained.iter().try_for_each(|(_, node)| node.wait_ready())).map_err(Failure::new)?;
 
-        let mut cast = Self {
-            stage,
-            client: host_relay.clone(),
-            host_relay,
-            host_exit,
-            constrained,
-            target,
-            stop,
-            serving,
-        };
+        let mut cast =
+            Self { stage, client: host_relay.clone(), host_relay, host_exit, constrained, target, stop, serving };
         cast.client = cast.client_of(&cast.everybody(), 4).await?;
         let root = matches!(entered, Entered::AsUser).then_some(" (root only in here)").unwrap_or_default();
-        println!("\nA network of two host nodes and three constrained ones, ready after {}{root}:", milliseconds(begun.elapsed()));
+        println!(
+            "\nA network of two host nodes and three constrained ones, ready after {}{root}:",
+            milliseconds(begun.elapsed())
+        );
         let host = |name: &str, node: &Node| {
             if let Some(address) = node.local_addr() {
                 println!("  {name:<20} {address:<20} {}  in this process", short(&node.fingerprint()));
@@ -235,7 +230,8 @@ impl Cast {
     }
 
     fn mix(&self, path: &[HopInfo]) -> Mix {
-        let is_host = |hop: &HopInfo| [&self.host_relay, &self.host_exit].iter().any(|node| node.fingerprint() == hop.node);
+        let is_host =
+            |hop: &HopInfo| [&self.host_relay, &self.host_exit].iter().any(|node| node.fingerprint() == hop.node);
         path.iter().map(|hop| if is_host(hop) { "host" } else { "constrained" }).collect()
     }
 
@@ -293,7 +289,9 @@ async fn fetch(client: &Node, target: SocketAddr, path: &str) -> Result<(Vec<Hop
 }
 
 async fn mixes(cast: &Cast, args: &StageArgs) -> Result<(), Failure> {
-    println!("\n1. A page of the web server, over four hops, each time over another path, until every mix of nodes was met");
+    println!(
+        "\n1. A page of the web server, over four hops, each time over another path, until every mix of nodes was met"
+    );
     // Three of four relays, two of them constrained, before either exit.
     let possible = if args.faults.is_none() { 9 } else { 1 };
     let mut seen: BTreeMap<Mix, usize> = BTreeMap::new();
@@ -360,11 +358,15 @@ async fn bulk(cast: &Cast, args: &StageArgs) -> Result<(), Failure> {
     let down = before.elapsed();
     let body = answer.len().checked_sub(len).and_then(|head| answer.get(head..));
     if !body.is_some_and(|body| matches(0, body)) {
-        return Err(failed("the transfer down", format_args!("{} bytes came, and not those that were sent", answer.len())));
+        return Err(failed(
+            "the transfer down",
+            format_args!("{} bytes came, and not those that were sent", answer.len()),
+        ));
     }
     let mut body = vec![0; len];
     fill(0, &mut body);
-    let head = format!("POST /echo HTTP/1.1\r\nHost: {}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n", cast.target);
+    let head =
+        format!("POST /echo HTTP/1.1\r\nHost: {}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n", cast.target);
     let before = Instant::now();
     let both = timeout(PAGE, echo(&client, cast.target, head.as_bytes(), &body)).await;
     let echoed = both.map_err(|_| failed("the echo", "it did not come in time"))??;
@@ -374,7 +376,11 @@ async fn bulk(cast: &Cast, args: &StageArgs) -> Result<(), Failure> {
     }
     let rate = |took: Duration| len as f64 * 8.0 / took.as_secs_f64() / 1e6;
     println!("   down: every byte right after {}, {:.1} Mbit/s", milliseconds(down), rate(down));
-    println!("   up and down at once: every byte right after {}, {:.1} Mbit/s each way", milliseconds(both), rate(both));
+    println!(
+        "   up and down at once: every byte right after {}, {:.1} Mbit/s each way",
+        milliseconds(both),
+        rate(both)
+    );
     client.shutdown().await;
     Ok(())
 }
@@ -447,7 +453,9 @@ async fn keep(cast: &Cast, entered: Entered, shutdown: &Shutdown) -> Result<(), 
         Entered::WithRights => format!("nsenter -t {} -n", std::process::id()),
         Entered::AsUser => format!("nsenter -t {} -U -n --preserve-credentials", std::process::id()),
     };
-    println!("\nThe network stays until Ctrl-C. Its addresses exist in its namespace only; from another terminal, try:");
+    println!(
+        "\nThe network stays until Ctrl-C. Its addresses exist in its namespace only; from another terminal, try:"
+    );
     println!("  {enter} curl --socks5-hostname {address} http://{}/      a page through four hops", cast.target);
     println!("  {enter} ping {}                               a constrained node answers", host_addresses(11).0);
     println!("  {enter} tcpdump -i bulbil11                             what crosses its TAP device");
