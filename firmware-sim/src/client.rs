@@ -11,10 +11,10 @@ use bulbil_core::crypto::receipt::ReceiptParts;
 use bulbil_core::driver::Driver;
 use bulbil_core::io::ByteStream;
 use bulbil_core::node::{ConversationId, Opening, Outcome, Suspect};
-use bulbil_core::phonebook::{Guards, LastHop, PATH_MAX, PathRequest};
+use bulbil_core::phonebook::{Guards, LastHop, PATH_MAX, Path, PathRequest};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
-use bulbil_core::wire::{EndReason, NodeId};
+use bulbil_core::wire::{EndReason, NodeId, UnixTime};
 use embedded_io::ErrorType;
 
 use crate::board::{Board, Event, Item, StorageFailed};
@@ -22,7 +22,7 @@ use crate::config::Request;
 use crate::shell::{BoardShell, Outside};
 
 /// Bytes of an answer on their way to the board.
-const ANSWER: usize = 1024;
+const ANSWER: usize = 512;
 /// Pause after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// Nodes that are avoided because they have just failed.
@@ -148,11 +148,20 @@ impl Client {
     }
 
     fn send<B: Board>(&mut self, driver: &mut Driver<'static, 'static, BoardShell<B>>, shell: &mut BoardShell<B>) {
-        let (now, Request { target, bytes, .. }) = (shell.now, &self.request);
+        let now = shell.now;
         let Some(time) = shell.time else { return self.stage = Stage::Waiting(now.after(PAUSE.0)) };
+        match self.choose(shell, time) {
+            Some(path) => self.launch(driver, shell, &path),
+            None => self.postpone(now),
+        }
+    }
+
+    /// A path, if there is one.
+    #[inline(never)]
+    fn choose<B: Board>(&mut self, shell: &mut BoardShell<B>, time: UnixTime) -> Option<Path> {
         let wanted = PathRequest {
             hops: self.request.hops,
-            last: LastHop::from(target),
+            last: LastHop::from(&self.request.target),
             strictness: self.request.strictness,
             avoid: &self.avoid,
             now: time,
@@ -162,14 +171,25 @@ impl Client {
         if self.guards.nodes() != before.as_slice() {
             keep_guards(&self.guards, &mut shell.board);
         }
-        let Ok(path) = path else {
+        if path.is_err() {
             // Those that were avoided may be all that there is.
             if self.avoid.is_empty() && !core::mem::replace(&mut self.complained, true) {
                 shell.board.handle_event(Event::NoPath);
             }
             self.avoid.clear();
-            return self.postpone(now);
-        };
+        }
+        path.ok()
+    }
+
+    /// Builds the onion and sends it on its way. Not inlined, as that takes more of the stack than most.
+    #[inline(never)]
+    fn launch<B: Board>(
+        &mut self,
+        driver: &mut Driver<'static, 'static, BoardShell<B>>,
+        shell: &mut BoardShell<B>,
+        path: &Path,
+    ) {
+        let (now, Request { target, bytes, .. }) = (shell.now, &self.request);
         let hops: heapless::Vec<HopSpec<'_>, PATH_MAX> = path
             .hops()
             .iter()
@@ -199,6 +219,7 @@ impl Client {
         driver.attach(shell, name, Outside::Own(OwnStream(self.exchange)), now);
     }
 
+    #[inline(never)]
     fn take<B: Board>(&mut self, driver: &mut Driver<'static, 'static, BoardShell<B>>, shell: &mut BoardShell<B>) {
         let mut exchange = self.exchange.borrow_mut();
         if !exchange.answer.is_empty() {

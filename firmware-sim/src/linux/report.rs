@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Lines of structures: those of the memory, what lies between them, the node itself, its device's frames.
-pub const LINES: usize = 16;
+pub const LINES: usize = 18;
 
 /// Frames that a device holds at least: one that comes and one that leaves.
 const FRAMES: usize = 2;
@@ -80,7 +80,7 @@ pub struct Places {
     pub nodes: usize,
     /// Circuits that one onion key can open.
     pub replay: usize,
-    /// Bytes of TCP's window, each way.
+    /// Bytes of TCP's window.
     pub tcp_window: usize,
 }
 
@@ -98,8 +98,8 @@ const fn fits<M>(budget: Budget) -> bool {
     static_bytes::<M>() + budget.stack + budget.heap <= budget.total
 }
 
-// const _: () = assert!(fits::<Small<LinuxBoard>>(SMALL), "the small profile does not fit its machine");
-// const _: () = assert!(fits::<Medium<LinuxBoard>>(MEDIUM), "the medium profile does not fit its machine");
+const _: () = assert!(fits::<Small<LinuxBoard>>(SMALL), "the small profile does not fit its machine");
+const _: () = assert!(fits::<Medium<LinuxBoard>>(MEDIUM), "the medium profile does not fit its machine");
 
 /// What a profile is made of.
 #[must_use]
@@ -118,18 +118,20 @@ fn layout_of<
     const TARGETS: usize,
     const SOCKETS: usize,
     const NODES: usize,
-    const TCP: usize,
+    const RECEIVE: usize,
+    const SEND: usize,
 >(
     profile: Profile,
     budget: Budget,
-    _memory: Option<&Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>,
+    _memory: Option<&Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>>,
 ) -> Layout {
-    let parts = Memory::<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>::parts();
-    let whole = size_of::<Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>>();
+    let parts = Memory::<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>::parts();
+    let whole =
+        size_of::<Memory<LinuxBoard, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>>();
     let padding = whole.saturating_sub(parts.iter().map(|part| part.bytes).sum());
     let rest = [
         Line::new("between them, and lengths", 1, padding),
-        Line::new("the node itself: keys, descriptor, contacts", 1, NODE_BYTES),
+        Line::new("the node itself: driver, contacts, own paths", 1, NODE_BYTES),
         Line::new("the device's frames, in and out", FRAMES, FRAME_BYTES),
     ];
     let mut lines = parts.into_iter().map(Line::from).chain(rest);
@@ -145,7 +147,7 @@ fn layout_of<
             sockets: LINK_SOCKETS + TARGETS,
             nodes: NODES,
             replay: T::REPLAY,
-            tcp_window: TCP,
+            tcp_window: RECEIVE,
         },
         budget,
     }

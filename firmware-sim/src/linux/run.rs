@@ -28,7 +28,7 @@ use super::{
     config_file::{ConfigError, NodeFile, Profile},
     faults::Faulty,
     pcap::Capture,
-    report::{HeapGauge, Layout, Report, layout},
+    report::{HeapGauge, Layout, Measured, Report, layout},
     stack::{StackGauge, run_measured},
     tap::Tap,
 };
@@ -168,87 +168,139 @@ pub fn run(file: &NodeFile, options: Options) -> Result<(), RunError> {
     let seed = board.rng().next_u64();
     let wire = Faulty::new(PcapWriter::new(tap, capture, PcapMode::Both), file.linux.faults, seed);
     let signals = Signals::listen().map_err(|error| RunError::System("listen for signals", error))?;
-    let life = Life { layout: layout(file.profile), config, board, wire, readable, signals, options };
-    let ended = run_measured(STACK, move |gauge| match life.layout.profile {
+    let layout = layout(file.profile);
+    let mut start = Some(Start { config, board, wire });
+    let around = Around { layout, serving: file.roles.relay || file.roles.exit, readable, signals, options };
+    // Lent, so that it does not lie on the stack that is measured.
+    let (start, mut around) = (&mut start, around);
+    let ended = run_measured(STACK, |gauge| match file.profile {
         Profile::Small => {
             let memory = SMALL.try_take().ok_or(RunError::Twice)?;
-            life.live(gauge, |wire, board, config| ConstrainedNode::start(&mut memory.0, wire, board, config))
+            around.live(gauge, start, |Start { wire, board, config }| {
+                ConstrainedNode::start(&mut memory.0, wire, board, config)
+            })
         }
         Profile::Medium => {
             let memory = MEDIUM.try_take().ok_or(RunError::Twice)?;
-            life.live(gauge, |wire, board, config| ConstrainedNode::start(&mut memory.0, wire, board, config))
+            around.live(gauge, start, |Start { wire, board, config }| {
+                ConstrainedNode::start(&mut memory.0, wire, board, config)
+            })
         }
     });
     ended.map_err(|error| RunError::System("start the node's thread", error))?
 }
 
 /// What a node is started with.
-struct Life {
-    layout: Layout,
+struct Start {
     config: Config,
     board: LinuxBoard,
     wire: Wire,
+}
+
+type Running = ConstrainedNode<Wire, LinuxBoard>;
+
+/// What there is around a node that runs.
+struct Around {
+    layout: Layout,
+    serving: bool,
     readable: OwnedFd,
     signals: Signals,
     options: Options,
 }
 
-type Started = Result<ConstrainedNode<Wire, LinuxBoard>, StartError>;
+/// What is measured on the node's own thread.
+#[derive(Clone, Copy)]
+struct Gauges<'a> {
+    stack: &'a StackGauge,
+    heap: HeapGauge,
+}
 
-impl Life {
+impl Gauges<'_> {
+    fn measure(&self) -> Measured {
+        self.heap.measure(self.stack.high_water())
+    }
+}
+
+impl Around {
     /// On the node's own thread: start it, and turn its loop until it has stopped.
-    fn live(self, stack: &StackGauge, start: impl FnOnce(Wire, LinuxBoard, Config) -> Started) -> Result<(), RunError> {
-        let Self { layout, config, board, wire, readable, mut signals, options } = self;
-        let serving = config.is_serving();
-        // Standard output's buffer is not the node's.
+    fn live(
+        &mut self,
+        stack: &StackGauge,
+        parts: &mut Option<Start>,
+        start: impl FnOnce(Start) -> Result<Running, StartError>,
+    ) -> Result<(), RunError> {
+        // The buffers of standard input and output are not the node's.
         print(format_args!(""));
-        let mut heap = HeapGauge::begin();
-        let mut failed = None;
-        let node = NODE.try_uninit().ok_or(RunError::Twice)?;
-        let node = match start(wire, board, config) {
-            Ok(started) => node.write(started),
-            Err(error) => return Err(RunError::Start(error)),
-        };
-        heap.handle_started();
+        let _buffered = io::stdin();
+        let mut gauges = Gauges { stack, heap: HeapGauge::begin() };
+        let node = begin(parts, start)?;
+        gauges.heap.handle_started();
         print(format_args!("fingerprint {}\n", node.fingerprint()));
+        self.turn(node, &gauges)?;
+        let Some(format) = self.options.report else { return Ok(()) };
+        if self.report(node, &gauges, format) { Ok(()) } else { Err(RunError::DoesNotFit) }
+    }
+
+    /// The loop, until the node has stopped.
+    fn turn(&mut self, node: &mut Running, gauges: &Gauges<'_>) -> Result<(), RunError> {
         let mut ready = false;
+        let mut failed = None;
         while !node.is_stopped() {
-            if signals.stop.load(Ordering::Relaxed) || failed.is_some() {
+            if self.signals.stop.load(Ordering::Relaxed) || failed.is_some() {
                 node.stop();
             }
-            if signals.report.swap(false, Ordering::Relaxed) {
-                let report = Report::new(&layout, heap.measure(stack.high_water()), node);
-                write_report(&report, options.report.unwrap_or(Format::Text));
+            if self.signals.report.swap(false, Ordering::Relaxed) {
+                self.report(node, gauges, self.options.report.unwrap_or(Format::Text));
             }
             let now = node.board_mut().now();
             node.device_mut().release(stack_time(now));
             let due = node.poll();
-            let now = node.board_mut().now();
-            if !ready && (!serving || node.board_mut().told().published) {
+            if !ready && (!self.serving || node.board_mut().told().published) {
                 ready = true;
                 print(format_args!("ready\n"));
             }
-            if failed.is_none()
-                && let Some(error) = node.device_mut().device().get_ref().broken()
-            {
-                failed = Some(RunError::Gone(error));
-                continue;
+            if failed.is_none() {
+                failed = node.device_mut().device().get_ref().broken();
             }
             let release = node.device_mut().poll_at().map(|at| u64::try_from(at.total_millis()).unwrap_or(0));
             let until = release.map_or(due.millis(), |release| due.millis().min(release));
+            let now = node.board_mut().now();
             let wait = Duration::from_millis(until.saturating_sub(now.millis()));
-            if !wait.is_zero() && failed.is_none() && self::wait(&readable, &mut signals, options.tethered, wait)? {
-                signals.stop.store(true, Ordering::Relaxed);
+            // Without a device nothing wakes us but the time.
+            if wait.is_zero() || failed.is_some() {
+                continue;
+            }
+            if self::wait(&self.readable, &mut self.signals, self.options.tethered, wait)? {
+                self.signals.stop.store(true, Ordering::Relaxed);
             }
         }
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let Some(format) = options.report else { return Ok(()) };
-        let report = Report::new(&layout, heap.measure(stack.high_water()), node);
-        write_report(&report, format);
-        if report.fits { Ok(()) } else { Err(RunError::DoesNotFit) }
+        failed.map_or(Ok(()), |error| Err(RunError::Gone(error)))
     }
+
+    /// Prints what the node has needed so far, and answers whether that fits its profile. Not inlined, as it is no part of the node.
+    #[inline(never)]
+    fn report(&self, node: &mut Running, gauges: &Gauges<'_>, format: Format) -> bool {
+        let report = Report::new(&self.layout, gauges.measure(), node);
+        match format {
+            Format::Text => print(format_args!("{report}")),
+            Format::Json => {
+                let mut output = io::stdout().lock();
+                let _ = serde_json::to_writer(&mut output, &report).map_err(io::Error::from);
+                let _ = output.write_all(b"\n").and_then(|()| output.flush());
+            }
+        }
+        report.fits
+    }
+}
+
+/// Starts the node where it stays. Not inlined: what this takes of the stack is over before the loop begins.
+#[inline(never)]
+fn begin(
+    parts: &mut Option<Start>,
+    start: impl FnOnce(Start) -> Result<Running, StartError>,
+) -> Result<&'static mut Running, RunError> {
+    let (place, parts) = NODE.try_uninit().zip(parts.take()).ok_or(RunError::Twice)?;
+    Ok(place.write(start(parts).map_err(RunError::Start)?))
 }
 
 fn stack_time(now: bulbil_core::time::Instant) -> smoltcp::time::Instant {
@@ -283,15 +335,4 @@ fn wait(readable: &OwnedFd, signals: &mut Signals, tethered: bool, time: Duratio
 fn print(text: fmt::Arguments<'_>) {
     let mut output = io::stdout().lock();
     let _ = output.write_fmt(text).and_then(|()| output.flush());
-}
-
-fn write_report(report: &Report, format: Format) {
-    match format {
-        Format::Text => print(format_args!("{report}")),
-        Format::Json => {
-            let mut output = io::stdout().lock();
-            let _ = serde_json::to_writer(&mut output, report).map_err(io::Error::from);
-            let _ = output.write_all(b"\n").and_then(|()| output.flush());
-        }
-    }
 }

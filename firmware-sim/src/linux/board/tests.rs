@@ -1,4 +1,4 @@
-use std::{format, os::unix::fs::PermissionsExt, string::ToString, vec};
+use std::{format, os::unix::fs::PermissionsExt, string::ToString, vec, vec::Vec};
 
 use super::*;
 use crate::{
@@ -10,7 +10,7 @@ fn board(dir: &Path) -> LinuxBoard {
     LinuxBoard::new(dir, Calendar::System, LogLevel::Quiet).unwrap()
 }
 
-fn load(board: &mut LinuxBoard, item: Item) -> Result<Option<std::vec::Vec<u8>>, StorageFailed> {
+fn load(board: &mut LinuxBoard, item: Item) -> Result<Option<Vec<u8>>, StorageFailed> {
     let mut buffer = [0xaa; ITEM_MAX_LEN];
     Ok(board.load(item, &mut buffer)?.map(|len| buffer[..len].to_vec()))
 }
