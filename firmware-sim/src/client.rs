@@ -6,11 +6,11 @@ use core::task::Poll;
 use core::time::Duration;
 
 use bulbil_core::client::origin::Receipt;
-use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
+use bulbil_core::crypto::onion::{HopSpec, build};
 use bulbil_core::crypto::receipt::ReceiptParts;
 use bulbil_core::driver::Driver;
 use bulbil_core::io::ByteStream;
-use bulbil_core::node::{ConversationId, Opening, Outcome, Suspect};
+use bulbil_core::node::{ConversationId, Outcome, Plan, Suspect};
 use bulbil_core::phonebook::{Guards, LastHop, PATH_MAX, Path, PathRequest};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
@@ -198,21 +198,19 @@ impl Client {
                 Some(HopSpec { node: hop.node, key, address: hop.address })
             })
             .collect();
-        let mut onion = [0; ONION_LEN];
-        let built = build(&hops, &mut onion, shell.board.rng());
-        drop(hops);
-        let (Some(first), Ok(keys)) = (path.hops().first(), built) else { return self.postpone(now) };
+        let Some(first) = path.hops().first() else { return self.postpone(now) };
         debug_assert!(bytes.len() <= begin_room(target));
-        let opening = Opening {
+        let plan = Plan {
             node: first.node,
             address: first.address,
-            onion: &onion,
-            keys: &keys,
             target,
             options: BeginOptions { sign: self.request.sign, once: true },
             first: bytes,
         };
-        let Ok(name) = driver.open(&opening, now) else { return self.postpone(now) };
+        let rng = shell.board.rng();
+        let opened = driver.open_in_place(&plan, |onion| build(&hops, onion, rng).ok(), now);
+        drop(hops);
+        let Ok(name) = opened else { return self.postpone(now) };
         self.stage = Stage::Open { path: path.hops().iter().map(|hop| hop.node).collect() };
         *self.exchange.borrow_mut() = Exchange::EMPTY;
         shell.progress = Progress { name: Some(name), receipt: None, outcome: None };

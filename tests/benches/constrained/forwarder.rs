@@ -13,8 +13,8 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
-/// Bytes of a TCP window: those of the medium profile.
-pub(crate) const WINDOW: usize = 3072;
+/// Bytes of a TCP window: those of the medium profile's links, two whole segments.
+pub(crate) const WINDOW: usize = 2920;
 /// Where it listens on the stage.
 pub(crate) const ADDRESS: [u8; 4] = [10, 77, 0, 240];
 pub(crate) const PORT: u16 = 9000;

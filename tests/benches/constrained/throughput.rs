@@ -77,7 +77,7 @@ async fn source(address: SocketAddr, times: usize) -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let bytes = vec![7; 1 << 20];
-                for _ in 0..times * LEN >> 20 {
+                for _ in 0..(times * LEN) >> 20 {
                     if stream.write_all(&bytes).await.is_err() {
                         return;
                     }
