@@ -44,19 +44,19 @@ const POLICY: [&str; 2] = ["accept 10.77.0.0/24:*", "accept [fd77::]/64:*"];
 /// Room for a host node of a small network.
 const SIZES: Sizes = Sizes { links: 64, circuits: 1024, cells: 1 << 13, onions: 64, origins: 512, replay: 1 << 14 };
 /// Everything together, so that a script never waits for ever.
-const ALL: Duration = Duration::from_secs(300);
+const ALL: Duration = Duration::from_secs(600);
 /// The client knows enough nodes within so long.
 const READY: Duration = Duration::from_secs(30);
 /// One page has come within so long.
-const PAGE: Duration = Duration::from_secs(60);
-/// Paths are drawn until every mix has been seen, or so many.
+const PAGE: Duration = Duration::from_secs(120);
+/// Paths are drawn until every mix has been seen, or so many,
 const DRAWN_MAX: usize = 300;
-/// And for so long.
+/// or for so long.
 const DRAWING: Duration = Duration::from_secs(60);
 /// Longest answer that is taken but for bulk transfers, in bytes.
 const ANSWER_MAX: usize = 1 << 16;
 /// Bytes of a bulk transfer, on a good network and on a bad one.
-const BULK: (usize, usize) = (4 << 20, 1 << 17);
+const BULK: (usize, usize) = (4 << 20, 1 << 15);
 
 /// Hosts' numbers on the bridge.
 mod host {

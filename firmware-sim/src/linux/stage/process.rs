@@ -246,7 +246,7 @@ impl RunningNode {
         if !log.is_empty() {
             text.push_str("; it said last:");
         }
-        for line in log.iter().rev().take(5).rev() {
+        for line in log.iter().rev().take(12).rev() {
             text.push_str("\n  ");
             text.push_str(line);
         }
