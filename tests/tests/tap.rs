@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         trial("transfers_survive_reordering_and_duplicates", || impaired(&["reorder=10", "duplicate=10"])),
         trial("transfers_survive_100_ms_of_delay", || impaired(&["delay=100ms"])),
         trial("transfers_survive_everything_at_once", || {
-            impaired(&["loss=2,reorder=5,duplicate=2,corrupt=1,delay=20ms"])
+            impaired(&["loss=2,reorder=5,duplicate=2,corrupt=1,delay=20ms"]);
         }),
         trial("a_flood_is_refused_and_takes_no_memory", flood),
     ];

@@ -263,7 +263,7 @@ mod tests {
         const GREEDY: Growth = Growth { min: 8, max: 200 };
         let mut slots = vec![PoolSlot::EMPTY; 256];
         let mut pool = Pool::new(&mut slots);
-        let mut flows = std::vec::Vec::new();
+        let mut flows = vec![];
         for count in 1..=6 {
             flows.push(Flow::open(&mut pool, 8).unwrap());
             for turn in 0..4000 {

@@ -49,6 +49,8 @@ const ALL: Duration = Duration::from_secs(600);
 const READY: Duration = Duration::from_secs(30);
 /// One page has come within so long.
 const PAGE: Duration = Duration::from_secs(120);
+/// Paths that one client draws: its guards decide who is first, and another client has others.
+const DRAWN_EACH: usize = 20;
 /// Paths are drawn until every mix has been seen, or so many,
 const DRAWN_MAX: usize = 300;
 /// or for so long.
@@ -297,9 +299,16 @@ async fn mixes(cast: &Cast, args: &StageArgs) -> Result<(), Failure> {
     let mut seen: BTreeMap<Mix, usize> = BTreeMap::new();
     let begun = Instant::now();
     let mut drawn = 0;
+    let mut another: Option<Node> = None;
     while drawn < DRAWN_MAX && begun.elapsed() < DRAWING && seen.len() < 9 {
+        if drawn % DRAWN_EACH == DRAWN_EACH - 1 {
+            let next = cast.client_of(&cast.everybody(), 4).await?;
+            if let Some(last) = another.replace(next) {
+                last.shutdown().await;
+            }
+        }
         let before = Instant::now();
-        let (path, page) = fetch(&cast.client, cast.target, "/").await?;
+        let (path, page) = fetch(another.as_ref().unwrap_or(&cast.client), cast.target, "/").await?;
         drawn += 1;
         if !page.starts_with(b"HTTP/1.1 200 OK\r\n") || !page.ends_with(b"</html>\n") {
             return Err(failed("the page", "it is not the web server's"));
@@ -310,6 +319,9 @@ async fn mixes(cast: &Cast, args: &StageArgs) -> Result<(), Failure> {
         if *times == 1 {
             println!("   {:<54} {} bytes after {}", mix.join(" > "), page.len(), milliseconds(before.elapsed()));
         }
+    }
+    if let Some(last) = another {
+        last.shutdown().await;
     }
     println!("   {drawn} pages over {} mixes of paths, {}", seen.len(), milliseconds(begun.elapsed()));
     if seen.len() < possible {
