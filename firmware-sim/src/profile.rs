@@ -11,8 +11,8 @@ use crate::memory::Memory;
 pub struct Budget {
     /// The whole.
     pub total: usize,
-    /// Of that, stack: what opening an onion, shaking hands, making an onion key and (the most, 45 KiB) building an onion need, with what they are
-    /// called from.
+    /// Of that, stack: what building and opening an onion, making an onion key and (the most) shaking hands as the connector need, with what
+    /// they are called from.
     pub stack: usize,
     /// Of that, heap: the RSA identity, and what one RSA operation needs.
     pub heap: usize,
@@ -30,4 +30,4 @@ pub const SMALL: Budget = Budget { total: 192 * 1024, stack: 43 * 1024, heap: 10
 pub type Medium<B> = Memory<B, Resources<10, 20, 128, 320, 4, 4, 1024>, 10, 20, 11, 6, 18, 10, 2920, 2920>;
 
 /// What [`Medium`] must fit.
-pub const MEDIUM: Budget = Budget { total: 512 * 1024, stack: 46 * 1024, heap: 10_496 };
+pub const MEDIUM: Budget = Budget { total: 512 * 1024, stack: 43 * 1024, heap: 10_240 };

@@ -15,11 +15,15 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     pub(super) fn new(name: &str) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("bulbil-{name}-{}-{number}", process::id()));
-        // Not recursive: a directory that is there already is somebody else's.
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = env::temp_dir().join(format!("bulbil-{name}-{}-{number}", process::id()));
+            // Not recursive: a directory that is there already is somebody else's, perhaps of a process of this number that was killed.
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| Self(path)),
+            }
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
