@@ -79,7 +79,7 @@ pub enum Event<'a> {
         /// `Some(true)`: the receipt came and is right.
         receipt: Option<bool>,
     },
-    /// Our own request failed, and will be tried again.
+    /// Our own request failed; what came of its answer is void. It is sent again soon if it cannot have arrived, else when its time comes.
     RequestFailed(Outcome),
     /// No path can be chosen yet for our own request.
     NoPath,

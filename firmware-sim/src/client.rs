@@ -25,6 +25,8 @@ use crate::shell::{BoardShell, Outside};
 const ANSWER: usize = 512;
 /// Pause after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How often in a row a request that has not arrived is sent again.
+const RESENT_MAX: u8 = 16;
 /// Nodes that are avoided because they have just failed.
 const AVOIDED: usize = 4;
 
@@ -68,6 +70,8 @@ impl OwnStream {
 #[derive(Default)]
 pub(crate) struct Progress {
     name: Option<ConversationId>,
+    /// The exit has reached the target.
+    pub(crate) connected: bool,
     pub(crate) receipt: Option<Receipt>,
     pub(crate) outcome: Option<Outcome>,
 }
@@ -96,6 +100,8 @@ pub(crate) struct Client {
     stage: Stage,
     pause: Duration,
     avoid: heapless::Vec<NodeId, AVOIDED>,
+    /// How often in a row the request was sent again because it had not arrived.
+    resent: u8,
     /// The owner knows that no path can be chosen.
     complained: bool,
 }
@@ -112,7 +118,16 @@ impl Client {
             Guards::new()
         });
         let stage = Stage::Waiting(now);
-        Self { request, exchange, guards, stage, pause: PAUSE.0, avoid: heapless::Vec::new(), complained: false }
+        Self {
+            request,
+            exchange,
+            guards,
+            stage,
+            pause: PAUSE.0,
+            avoid: heapless::Vec::new(),
+            resent: 0,
+            complained: false,
+        }
     }
 
     /// When [`Client::poll`] has something to do at the latest, if nothing comes.
@@ -128,16 +143,23 @@ impl Client {
         matches!(self.stage, Stage::Done)
     }
 
-    /// Sends the request when it is time, and hands over what has come.
+    /// Sends the request when it is time, and hands over what has come; answers whether there was any of that.
     pub(crate) fn poll<B: Board>(
         &mut self,
         driver: &mut Driver<'static, 'static, BoardShell<B>>,
         shell: &mut BoardShell<B>,
-    ) {
+    ) -> bool {
         match &self.stage {
-            Stage::Waiting(until) if shell.now >= *until => self.send(driver, shell),
-            Stage::Open { .. } => self.take(driver, shell),
-            _ => {}
+            Stage::Waiting(until) if shell.now >= *until => {
+                self.send(driver, shell);
+                true
+            }
+            Stage::Open { .. } => {
+                let has_come = !self.exchange.borrow().answer.is_empty() || shell.progress.outcome.is_some();
+                self.take(driver, shell);
+                has_come
+            }
+            _ => false,
         }
     }
 
@@ -213,7 +235,7 @@ impl Client {
         let Ok(name) = opened else { return self.postpone(now) };
         self.stage = Stage::Open { path: path.hops().iter().map(|hop| hop.node).collect() };
         *self.exchange.borrow_mut() = Exchange::EMPTY;
-        shell.progress = Progress { name: Some(name), receipt: None, outcome: None };
+        shell.progress = Progress { name: Some(name), connected: false, receipt: None, outcome: None };
         driver.attach(shell, name, Outside::Own(OwnStream(self.exchange)), now);
     }
 
@@ -229,9 +251,11 @@ impl Client {
         }
         let finished = exchange.finished;
         drop(exchange);
-        let Some(outcome) = shell.progress.outcome else { return };
+        let lost = shell.progress.name.is_none_or(|name| !driver.node().knows(name));
+        let unknown = lost.then_some(Outcome { end: None, close: None });
+        let Some(outcome) = shell.progress.outcome.or(unknown) else { return };
         let Stage::Open { path } = core::mem::replace(&mut self.stage, Stage::Done) else { return };
-        let Progress { receipt, .. } = core::mem::take(&mut shell.progress);
+        let Progress { receipt, connected, .. } = core::mem::take(&mut shell.progress);
         let whole = finished && matches!(outcome.end, None | Some((EndReason::Done, _)));
         if whole {
             let receipt = self.request.sign.then(|| {
@@ -240,16 +264,23 @@ impl Client {
             });
             shell.board.handle_event(Event::Answered { receipt });
             path.iter().for_each(|node| shell.phonebook.record_success(node));
-            self.pause = PAUSE.0;
+            (self.pause, self.resent) = (PAUSE.0, 0);
             self.avoid.clear();
         } else {
             self.learn(&outcome, &path, shell);
             shell.board.handle_event(Event::RequestFailed(outcome));
         }
         match self.request.every {
-            // What may have arrived is not sent a second time before its time.
-            _ if !whole && outcome.is_undelivered() => self.postpone(shell.now),
-            Some(every) => self.stage = Stage::Waiting(shell.now.after(every)),
+            // What may have arrived is not sent a second time before its time; and why a circuit closed any relay can make up, so that is not
+            // believed for ever.
+            _ if !whole && !connected && outcome.is_undelivered() && self.resent < RESENT_MAX => {
+                self.resent += 1;
+                self.postpone(shell.now);
+            }
+            Some(every) => {
+                self.resent = 0;
+                self.stage = Stage::Waiting(shell.now.after(every));
+            }
             None => {}
         }
     }

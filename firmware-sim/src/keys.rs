@@ -65,6 +65,10 @@ pub(crate) struct Keys {
     descriptor: heapless::Vec<u8, DESCRIPTOR_MAX_LEN>,
     /// When the onion key is to be made or replaced.
     due: Instant,
+    /// Not before then: signing has just failed.
+    not_before: Instant,
+    /// Of the last descriptor.
+    sequence: u64,
 }
 
 /// What came of looking after the keys.
@@ -121,7 +125,7 @@ impl Stored {
 impl Keys {
     /// These keys, and no onion key yet.
     pub(crate) const fn new(stored: Stored, now: Instant) -> Self {
-        Self { stored, onion: None, descriptor: heapless::Vec::new(), due: now }
+        Self { stored, onion: None, descriptor: heapless::Vec::new(), due: now, not_before: now, sequence: 0 }
     }
 
     /// Who the node is.
@@ -160,7 +164,7 @@ impl Keys {
         full: bool,
         rng: &mut dyn CryptoRng,
     ) -> Care {
-        if self.stored.identity.is_none() || (now < self.due && !full) {
+        if self.stored.identity.is_none() || (now < self.due && !full) || now < self.not_before {
             return Care::Nothing;
         }
         let Some(time) = time else {
@@ -177,11 +181,13 @@ impl Keys {
         let Some(identity) = &self.stored.identity else { return Care::Nothing };
         let secret = OnionSecret::generate(OnionKeyKind::XWing, rng);
         let link = self.stored.link.public().0;
-        let Some(card) = describe(config, identity, link, &secret, (now, time), rng) else {
-            self.due = now.after(RETRY);
+        // Grows within a life whatever the calendar does, and from life to life with it: the storage need not count.
+        let sequence = (self.sequence + 1).max(time.0.saturating_mul(1000));
+        let Some(card) = describe(config, identity, link, &secret, (sequence, time), rng) else {
+            (self.due, self.not_before) = (now.after(RETRY), now.after(RETRY));
             return Care::Failed;
         };
-        self.descriptor = card;
+        (self.descriptor, self.sequence) = (card, sequence);
         self.due = now.after(period(config));
         match &mut self.onion {
             Some(keys) => {
@@ -208,15 +214,14 @@ fn describe(
     identity: &IdentitySecret,
     link_key: [u8; 32],
     onion: &OnionSecret,
-    (now, time): (Instant, UnixTime),
+    (sequence, time): (u64, UnixTime),
     rng: &mut dyn CryptoRng,
 ) -> Option<heapless::Vec<u8, DESCRIPTOR_MAX_LEN>> {
     let addresses: heapless::Vec<SocketAddr, ADDRESSES_MAX> =
         config.network.addresses.iter().map(|(address, _)| SocketAddr::new(*address, config.network.port)).collect();
     let mut descriptor = Descriptor {
         identity: identity.public(),
-        // Milliseconds, so that a node that restarts at once is believed at once; and the storage need not count.
-        sequence: time.0.saturating_mul(1000).saturating_add(now.millis() % 1000),
+        sequence,
         valid_from: time.saturating_sub(CLOCK_SLACK),
         valid_until: time.saturating_add(VALIDITY),
         protocol: ProtocolVersion::V1,

@@ -25,6 +25,8 @@ use crate::stream::TcpStream;
 const BACKLOG: usize = 2;
 /// A peer that has not finished TCP's handshake after so long loses its socket.
 const HALF_OPEN: Duration = Duration::from_secs(3);
+/// Nor before so long, even if its socket is needed for another peer.
+const HANDSHAKE: Duration = Duration::from_millis(300);
 /// How long a finished connection has to deliver what it holds and to be closed by its peer.
 const LINGER: Duration = Duration::from_secs(30);
 /// How long a reset has to leave: its peer's Ethernet address may have to be asked for.
@@ -228,7 +230,10 @@ impl Net {
                     }
                 }
                 // A reset that has not left yet still has a peer.
-                Use::Resetting(until) if now >= until || socket.remote_endpoint().is_none() => place.used = Use::Free,
+                Use::Resetting(until) if now >= until || socket.remote_endpoint().is_none() => {
+                    forget_peer(socket);
+                    place.used = Use::Free;
+                }
                 Use::Listening(since) => match (socket.state(), since) {
                     (State::SynReceived, None) => place.used = Use::Listening(Some(now)),
                     (State::SynReceived, Some(since)) if now >= since.after(HALF_OPEN) => {
@@ -236,7 +241,10 @@ impl Net {
                         place.used = Use::Resetting(now.after(RESET));
                     }
                     (State::Listen, Some(_)) => place.used = Use::Listening(None),
-                    (State::Closed, _) => place.used = Use::Free,
+                    (State::Closed, _) => {
+                        forget_peer(socket);
+                        place.used = Use::Free;
+                    }
                     _ => {}
                 },
                 _ => {}
@@ -245,7 +253,7 @@ impl Net {
         self.listen();
     }
 
-    /// Keeps sockets listening, but one free for a link of our own as long as possible.
+    /// Keeps sockets listening. A link of our own takes one of them if no other is free ([`Net::connect`]).
     fn listen(&mut self) {
         let Some(port) = self.port else { return };
         let listening = |place: &&SocketPlace| matches!(place.used, Use::Listening(None));
@@ -261,6 +269,27 @@ impl Net {
                     place.used = Use::Listening(None);
                     missing -= 1;
                 }
+            }
+        }
+        if missing == BACKLOG {
+            self.displace_half_open(port);
+        }
+    }
+
+    /// Nobody listens: the peer that has been longest in the middle of TCP's handshake gives way, so that those who never finish it keep nobody
+    /// out. Not before an honest one had time for it.
+    fn displace_half_open(&mut self, port: u16) {
+        let now = self.now;
+        let half_open = self.links.iter_mut().filter_map(|place| match place.used {
+            Use::Listening(Some(since)) if now >= since.after(HANDSHAKE) => Some((since, place)),
+            _ => None,
+        });
+        let Some((_, place)) = half_open.min_by_key(|(since, _)| *since) else { return };
+        let socket = self.sockets.get_mut::<tcp::Socket<'static>>(place.handle);
+        if socket.state() == State::SynReceived {
+            socket.abort();
+            if socket.listen(port).is_ok() {
+                place.used = Use::Listening(None);
             }
         }
     }
@@ -283,6 +312,7 @@ impl Net {
             let socket = self.sockets.get::<tcp::Socket<'static>>(place.handle);
             match place.used {
                 Use::Listening(None) => socket.state() == State::Listen,
+                Use::Listening(Some(_)) => socket.state() == State::SynReceived,
                 // Both sides are done; TCP only waits for stragglers.
                 Use::Lingering(_) => socket.state() == State::TimeWait,
                 _ => false,
@@ -302,6 +332,7 @@ impl Net {
                 Ok(socket)
             }
             Err(ConnectError::Unaddressable) => {
+                forget_peer(self.tcp(socket));
                 self.place(socket).used = Use::Free;
                 Err(ErrorKind::AddrNotAvailable)
             }
@@ -408,6 +439,14 @@ impl Net {
     #[must_use]
     pub fn in_use(&self) -> usize {
         self.places().filter(|place| !matches!(place.used, Use::Free | Use::Listening(None))).count()
+    }
+}
+
+/// A closed socket's last peer: a reset that could not leave would ask for its Ethernet address for ever, once a second, and smoltcp allows the
+/// whole interface no more than that.
+fn forget_peer(socket: &mut tcp::Socket<'static>) {
+    if socket.remote_endpoint().is_some() && socket.listen(EPHEMERAL).is_ok() {
+        socket.close();
     }
 }
 

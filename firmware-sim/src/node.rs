@@ -107,6 +107,11 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         (mut config, keys): (Config, Stored),
         now: Instant,
     ) -> Result<Self, StartError> {
+        if config.client.is_some() && config.contacts.len() > lent.phonebook.len() {
+            return Err(StartError::Config(
+                "a client has room for fewer contacts in this profile; name fewer, or take a larger one",
+            ));
+        }
         let seed = board.rng().next_u64();
         let serving = config.is_serving();
         let stack = Net::new(&config.network, serving, &mut device, seed, lent.sockets, now);
@@ -132,6 +137,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
             failed_targets: heapless::Deque::new(),
             now,
             time: None,
+            has_clock: false,
             board,
         };
         Ok(Self { device, net, driver, shell, client, stopping: None })
@@ -150,7 +156,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
             self.tell_failures(now);
             self.reach_targets(now);
             if let Some(client) = &mut self.client {
-                client.poll(&mut self.driver, &mut self.shell);
+                busy |= client.poll(&mut self.driver, &mut self.shell);
             }
             self.driver.handle_timeout(&mut self.shell, now);
             busy |= self.driver.drain(&mut self.shell, now) == More::Yes;
@@ -169,7 +175,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
             idle,
             self.driver.poll_timeout(),
             shell.keys.poll_timeout(),
-            shell.contacts.poll_timeout(),
+            self.is_visiting().then(|| shell.contacts.poll_timeout()).flatten(),
             shell.dials.poll_timeout(),
             self.client.as_ref().and_then(Client::poll_timeout),
             self.stopping.map(|_| now.after(Duration::from_millis(20))),
@@ -265,14 +271,18 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
 
     #[inline(never)]
     fn visit_contacts(&mut self, now: Instant) {
-        // A relay or an exit that knows the time needs nobody; a client needs a path.
-        if self.stopping.is_some() || (self.client.is_none() && self.shell.time.is_some()) {
+        if !self.is_visiting() {
             return;
         }
         if let Some((at, contact)) = self.shell.contacts.poll(now) {
             let link = self.driver.contact(contact.address, Some(contact.fingerprint), now);
             self.shell.contacts.begin(at, link, now);
         }
+    }
+
+    /// A client needs a path, and a board without a clock the time; a relay or an exit with a clock needs nobody.
+    const fn is_visiting(&self) -> bool {
+        self.stopping.is_none() && (self.client.is_some() || !self.shell.has_clock)
     }
 
     /// Takes no more links and circuits; [`ConstrainedNode::is_stopped`] once those that are open have ended, or after two seconds.

@@ -24,10 +24,10 @@ pub struct Budget {
 pub type Small<B> = Memory<B, Resources<4, 5, 32, 80, 2, 1, 128>, 4, 5, 5, 2, 8, 4, 1460, 1472>;
 
 /// What [`Small`] must fit.
-pub const SMALL: Budget = Budget { total: 192 * 1024, stack: 43 * 1024, heap: 10_240 };
+pub const SMALL: Budget = Budget { total: 192 * 1024, stack: 42 * 1024 + 512, heap: 10_112 };
 
 /// 512 KiB in all: 10 links, 20 circuits, 320 cells. A larger microcontroller, such as an STM32H7 or an RP2350.
 pub type Medium<B> = Memory<B, Resources<10, 20, 128, 320, 4, 4, 1024>, 10, 20, 11, 6, 18, 10, 2920, 2920>;
 
 /// What [`Medium`] must fit.
-pub const MEDIUM: Budget = Budget { total: 512 * 1024, stack: 43 * 1024, heap: 10_240 };
+pub const MEDIUM: Budget = Budget { total: 512 * 1024, stack: 42 * 1024 + 512, heap: 10_112 };

@@ -59,13 +59,17 @@ pub struct BoardShell<B: Board> {
     /// The time of this turn.
     pub(crate) now: Instant,
     pub(crate) time: Option<UnixTime>,
+    /// The time is the board's own, not what contacts say.
+    pub(crate) has_clock: bool,
 }
 
 impl<B: Board> BoardShell<B> {
     /// Looks at the clocks.
     pub(crate) fn tick(&mut self) -> Instant {
         self.now = self.board.now().max(self.now);
-        self.time = self.board.unix_time().or_else(|| self.calendar.time(self.now));
+        let own = self.board.unix_time();
+        self.has_clock = own.is_some();
+        self.time = own.or_else(|| self.calendar.time(self.now));
         self.now
     }
 }
@@ -133,14 +137,15 @@ impl<B: Board> Shell for BoardShell<B> {
             self.time = self.time.or_else(|| self.calendar.time(self.now));
             self.board.handle_event(Event::Met(contact));
         }
-        if let Some(now) = self.time {
-            let node = descriptor.node();
+        let node = descriptor.node();
+        // Only whom the owner has named: a stranger's onion can make this node meet anybody, and must not put them on its own paths.
+        if let Some(now) = self.time
+            && self.contacts.is_pinned(&node)
+        {
             let known = self.phonebook.insert(descriptor.clone(), now);
             if known.is_ok() || self.phonebook.get(&node).is_some() {
                 self.phonebook.record_success(&node);
-                if self.contacts.is_pinned(&node) {
-                    self.phonebook.set_pinned(&node, true);
-                }
+                self.phonebook.set_pinned(&node, true);
             }
         }
     }
@@ -153,6 +158,7 @@ impl<B: Board> Shell for BoardShell<B> {
 
     fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr) {
         if self.progress.is_of(conversation) {
+            self.progress.connected = true;
             self.board.handle_event(Event::Connected(address));
         }
     }

@@ -195,7 +195,7 @@ fn connect_next(
 ) -> Result<Dial, EndReason> {
     let mut reason = EndReason::Forbidden;
     while !addresses.is_empty() {
-        let address = SocketAddr::new(addresses.remove(0), port);
+        let address = SocketAddr::new(addresses.remove(0).to_canonical(), port);
         // What the owner keeps from the outside must not be reached through the node itself.
         if policy.decide(address) != Verdict::Accept || net.is_own(address.ip()) {
             continue;

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bulbil_core::wire::{CloseReason, EndReason, Target};
-use bulbil_firmware_sim::config::Contact;
-use bulbil_tests::lan::{Lan, Profile, address, anything, request, source_byte};
+use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target};
+use bulbil_firmware_sim::config::{Config, Contact};
+use bulbil_firmware_sim::node::StartError;
+use bulbil_firmware_sim::profile::Small;
+use bulbil_tests::lan::{Lan, LanBoard, LanNode, Profile, address, anything, config, request, source_byte};
 use sha2::{Digest as _, Sha256};
 
 const ECHO: u16 = 7;
@@ -159,8 +161,8 @@ fn an_hour_of_churn_loses_no_place() {
     assert!(steady.answered > 800 && loads > 500 && refused.failed.0 > 300);
     // Keys that rotate early because of so many circuits cost some of them a second try.
     assert!(steady.failed.0 * 10 < steady.answered, "{} of {} failed", steady.failed.0, steady.answered);
-    for (at, node) in lan.nodes.iter().enumerate().take(4) {
-        println!("node {at}: {:?}", node.node().counters());
+    for (at, node) in lan.nodes.iter_mut().enumerate().take(4) {
+        println!("node {at}: {:?}, {:?}", node.node().counters(), node.board_mut().told.links_ended);
         assert_eq!(node.node().usage(), bulbil_core::node::Usage::default(), "node {at}");
         assert_eq!((node.usage().sockets, node.usage().dials), (0, 0), "node {at}");
     }
@@ -216,4 +218,79 @@ fn a_crowd_is_refused_with_reasons_while_an_open_circuit_goes_on() {
     }
     println!("crowd: {answered} answered, {failed} failed, {busy} refused as busy");
     assert!(answered > 20 && failed > 20);
+}
+
+#[test]
+fn contacts_are_visited_for_paths_and_for_the_time_and_strangers_are_not_believed() {
+    let mut lan = Lan::new();
+    let contacts = network(&mut lan, Profile::Small);
+    let [echo, _] = target(&mut lan, 0);
+    // A relay that knows the time has no reason to visit anybody; one without a clock hears all that it may ask.
+    let start = |lan: &mut Lan, number: u8, calendar: bool| {
+        let mut board = LanBoard::new(&lan.clock, u64::from(number), Some(5));
+        board.calendar = calendar;
+        let contacts = heapless::Vec::from_slice(&contacts[..3]).expect("few");
+        lan.start(Profile::Small, Config { relay: true, contacts, ..config(number) }, board)
+    };
+    let with = start(&mut lan, 5, true);
+    lan.run_for(Duration::from_secs(5));
+    lan.frozen.insert(with);
+    let without = start(&mut lan, 6, false);
+    lan.run_until("it has met everybody", |lan| lan.nodes[without].board_mut().told.met == 3);
+    assert_eq!(lan.nodes[with].board_mut().told.met, 0);
+    assert!(lan.nodes[without].board_mut().told.published > 0);
+
+    let client = lan.client(Profile::Small, 20, &contacts, request(echo, b"hello", None));
+    lan.run_until("the echo comes back", |lan| lan.nodes[client].is_done());
+    assert_eq!(lan.nodes[client].usage().nodes, 4);
+    for node in &lan.nodes[..3] {
+        assert_eq!(node.usage().nodes, 0, "whom an onion made it meet is nobody's contact");
+    }
+}
+
+#[test]
+fn more_contacts_than_a_client_has_room_for_are_refused_at_the_start() {
+    let lan = Lan::new();
+    let contact = Contact { address: SocketAddr::new(address(1), 9001), fingerprint: NodeId([1; 32]) };
+    let contacts = heapless::Vec::from_slice(&[contact; 5]).expect("few");
+    let wanted = request(SocketAddr::new(address(9), ECHO), b"hello", None);
+    let config = Config { client: Some(wanted), contacts, ..config(20) };
+    let memory = Box::leak(Box::new(Small::new()));
+    let started = LanNode::start(memory, lan.switch.plug(), LanBoard::new(&lan.clock, 1, None), config);
+    assert!(matches!(started.err(), Some(StartError::Config(sentence)) if sentence.contains("fewer contacts")));
+}
+
+/// Somebody begins TCP's handshake four times a second and never finishes it.
+#[test]
+fn half_open_connections_keep_nobody_out() {
+    let mut lan = Lan::new();
+    let contacts = network(&mut lan, Profile::Small);
+    let [echo, _] = target(&mut lan, 0);
+    let every = Some(Duration::from_secs(2));
+    let client = lan.client(Profile::Small, 20, &contacts, request(echo, b"hello", every));
+    lan.run_until("it works", |lan| lan.nodes[client].board_mut().told.answered >= 3);
+    let attacker = lan.plain(8, 160);
+    let victims = contacts.map(|contact| contact.address);
+    let half_open: Vec<_> = (0..160).map(|at| lan.hosts[attacker].connect(victims[at % 4])).collect();
+    let before = lan.nodes[client].board_mut().told.answered;
+    let mut next = 0;
+    for turn in 0..600 {
+        for _ in 0..4 {
+            // The answer to its SYN finds nobody any more, and no reset leaves.
+            let handle = half_open[next % half_open.len()];
+            lan.hosts[attacker].reconnect(handle, victims[next % 4]);
+            next += 1;
+        }
+        let _sent = lan.hosts[attacker].poll();
+        lan.mute.insert(attacker);
+        lan.run_for(Duration::from_millis(500));
+        lan.mute.clear();
+        lan.hosts[attacker].forget_arrived();
+        if turn % 100 == 0 {
+            lan.audit();
+        }
+    }
+    let told = &lan.nodes[client].board_mut().told;
+    println!("answered {}, failed {}", told.answered - before, told.failed.0);
+    assert!(told.answered - before > 50);
 }

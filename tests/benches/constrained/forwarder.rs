@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet, SocketStorage};
 use smoltcp::phy::Device;
 use smoltcp::socket::tcp;
-use smoltcp::time::Instant;
+use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
 /// Bytes of a TCP window: those of the medium profile's links, two whole segments.
@@ -51,7 +51,8 @@ impl Forwarder {
         Self { interface, sockets, pair, target }
     }
 
-    pub(crate) fn poll(&mut self, device: &mut impl Device, now: Instant) -> Option<Instant> {
+    /// Moves what can be moved; answers how long there will be nothing to do if nothing comes.
+    pub(crate) fn poll(&mut self, device: &mut impl Device, now: Instant) -> Option<Duration> {
         loop {
             self.interface.poll(now, device, &mut self.sockets);
             let arrived = self.sockets.get::<tcp::Socket<'static>>(self.pair[0]).is_active();
@@ -65,7 +66,7 @@ impl Forwarder {
                 break;
             }
         }
-        self.interface.poll_at(now, &self.sockets)
+        self.interface.poll_delay(now, &self.sockets)
     }
 
     fn pump(&mut self, from: SocketHandle, to: SocketHandle) -> usize {
@@ -91,8 +92,7 @@ pub(crate) fn run(tap: &str) -> ExitCode {
     println!("ready");
     loop {
         let now = Instant::from_micros(start.elapsed().as_micros() as i64);
-        let due = forwarder.poll(&mut device, now);
-        let wait = due.map_or(1000, |due| (due - now).total_millis().min(1000));
+        let wait = forwarder.poll(&mut device, now).map_or(1000, |delay| delay.total_millis().min(1000));
         let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
         let _interrupted = poll(&mut fds, PollTimeout::from(wait as u16));
     }

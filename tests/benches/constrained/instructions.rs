@@ -26,7 +26,7 @@ fn counted_forwarder(
     plain: &mut Forwarder,
     device: &mut Port,
     now: smoltcp::time::Instant,
-) -> Option<smoltcp::time::Instant> {
+) -> Option<smoltcp::time::Duration> {
     plain.poll(device, now)
 }
 
@@ -71,7 +71,7 @@ fn forward(len: usize) -> u64 {
     while received < len {
         let now = clock.now();
         let due = counted_forwarder(&mut plain, &mut device, smoltcp::time::Instant::from_millis(now.millis() as i64));
-        let due = due.map(|due| Instant::from_millis(due.total_millis() as u64));
+        let due = due.map(|delay| Instant::from_millis(now.millis() + delay.total_millis()));
         let next = [due, target.poll(), client.poll(), switch.next_due()].into_iter().flatten().min();
         while let Ok(read @ 1..) = client.socket(stream).recv(|bytes| (bytes.len(), bytes.len())) {
             received += read;

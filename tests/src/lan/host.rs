@@ -93,6 +93,11 @@ impl PlainHost {
         socket.connect(self.interface.context(), to, self.next_port).expect("a sound address");
     }
 
+    /// Loses what has come and was not looked at.
+    pub fn forget_arrived(&self) {
+        self.device.discard();
+    }
+
     /// The socket itself.
     pub fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)

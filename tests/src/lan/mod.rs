@@ -56,6 +56,8 @@ pub struct Lan {
     pub hosts: Vec<PlainHost>,
     /// Nodes whose power is off, or that hang: they are not polled, and their peers hear nothing.
     pub frozen: BTreeSet<usize>,
+    /// Plain machines that do nothing: what comes for them waits.
+    pub mute: BTreeSet<usize>,
     /// What each node's turns have taken from the heap, if the program's allocator counts.
     pub heap: Vec<NodeHeap>,
 }
@@ -130,8 +132,8 @@ impl Lan {
     pub fn new() -> Self {
         let clock = VirtualClock::default();
         let switch = Switch::new(&clock, 1);
-        let (frozen, heap) = (BTreeSet::new(), Vec::new());
-        Self { clock, switch, nodes: Vec::new(), hosts: Vec::new(), frozen, heap }
+        let (frozen, mute, heap) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        Self { clock, switch, nodes: Vec::new(), hosts: Vec::new(), frozen, mute, heap }
     }
 
     /// Starts a node. Its memory is never given back, as on a board.
@@ -192,7 +194,11 @@ impl Lan {
                 }
                 next = next.min(due);
             }
-            for host in &mut self.hosts {
+            for (at, host) in self.hosts.iter_mut().enumerate() {
+                if self.mute.contains(&at) {
+                    host.forget_arrived();
+                    continue;
+                }
                 next = next.min(host.poll().unwrap_or(next));
             }
             next = next.min(self.switch.next_due().unwrap_or(next));
