@@ -162,7 +162,9 @@ fn an_hour_of_churn_loses_no_place() {
     // Keys that rotate early because of so many circuits cost some of them a second try.
     assert!(steady.failed.0 * 10 < steady.answered, "{} of {} failed", steady.failed.0, steady.answered);
     for (at, node) in lan.nodes.iter_mut().enumerate().take(4) {
-        println!("node {at}: {:?}, {:?}", node.node().counters(), node.board_mut().told.links_ended);
+        let ended = node.board_mut().told.links_ended.clone();
+        println!("node {at}: {:?}, {ended:?}", node.node().counters());
+        assert_eq!(node.node().counters().violations, 0, "node {at}: everybody keeps to the protocol");
         assert_eq!(node.node().usage(), bulbil_core::node::Usage::default(), "node {at}");
         assert_eq!((node.usage().sockets, node.usage().dials), (0, 0), "node {at}");
     }

@@ -42,6 +42,11 @@ impl Node<'_> {
     fn take_cell(&mut self, link: LinkId, cell: &mut [u8; CELL_LEN], now: Instant) -> Result<(), Violation> {
         let Some(port) = self.ports.get(link) else { return Err(Violation::OutOfTurn) };
         let (side, stage) = (port.side, port.stage);
+        if stage == Stage::Closing {
+            // The peer does not know yet that its link gives way to another.
+            self.counters.late += 1;
+            return Ok(());
+        }
         match (Cell::parse(cell)?, stage) {
             (Cell::Relay(circuit, body), Stage::Up(_)) => self.handle_relay(link, side, circuit, body, now),
             (Cell::Credit(entries), Stage::Up(_)) => self.handle_credit(link, side, entries),
