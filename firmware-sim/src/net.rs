@@ -294,7 +294,7 @@ impl Net {
         }
     }
 
-    /// The next connection that a peer has made. The caller uses it ([`Net::stream`]) or drops it ([`Net::let_go`]).
+    /// The next connection that a peer has made. The caller puts a stream on it or drops it ([`Net::let_go`]).
     pub(crate) fn poll_accepted(&mut self) -> Option<SocketIndex> {
         let arrived = |place: &SocketPlace| {
             matches!(place.used, Use::Listening(_)) && {
