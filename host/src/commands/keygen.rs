@@ -78,8 +78,9 @@ fn advise(dir: &Path, fingerprint: NodeId) -> Result<(), Failure> {
     let (identity, link) = (dir.join(DEVICE_IDENTITY), dir.join(DEVICE_LINK_KEY));
     let (identity, link) = (identity.display(), link.display());
     let text = format!(
-        "Flash {identity} and {link}, or name them in the device's configuration: identity = \"{identity}\", link_key = \"{link}\"\n\
-         Pin the device elsewhere as ADDRESS:PORT#{fingerprint}\n"
+        "Flash {identity} and {link}, or name the directory in the simulated device's configuration: state = \"{}\"\n\
+         Pin the device elsewhere as ADDRESS:PORT#{fingerprint}\n",
+        dir.display()
     );
     match io::stderr().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
