@@ -316,7 +316,8 @@ impl World<'_> {
             return Some(());
         }
         let data = vec![circuit.said.len() as u8 ^ choice; 1 + len];
-        let target = Target::from(SocketAddr::new([10, (number >> 8) as u8, number as u8, id as u8].into(), 80));
+        let target =
+            Target::from(SocketAddr::new([10, (number >> 8) as u8, number as u8, id.min(255) as u8].into(), 80));
         let message = match choice {
             _ if !circuit.begun => {
                 circuit.begun = true;
