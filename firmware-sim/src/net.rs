@@ -25,7 +25,7 @@ use crate::stream::TcpStream;
 const BACKLOG: usize = 2;
 /// A peer that has not finished TCP's handshake after so long loses its socket.
 const HALF_OPEN: Duration = Duration::from_secs(3);
-/// Nor before so long, even if its socket is needed for another peer.
+/// Until so long it keeps its socket although nobody else listens: an honest one is done by then.
 const HANDSHAKE: Duration = Duration::from_millis(300);
 /// How long a finished connection has to deliver what it holds and to be closed by its peer.
 const LINGER: Duration = Duration::from_secs(30);
