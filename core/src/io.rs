@@ -87,8 +87,9 @@ pub trait Shell {
     /// This node's own signed descriptor as it goes into handshakes; empty if the node answers no links.
     fn descriptor(&self) -> &[u8];
 
-    /// Seconds since 1970, as well as the machine knows.
-    fn unix_time(&self) -> UnixTime;
+    /// Seconds since 1970, as well as the machine knows. `None` if it does not know at all: then it has no descriptor yet, and takes each
+    /// answerer's word for the time in which to judge that answerer's own descriptor.
+    fn unix_time(&self) -> Option<UnixTime>;
 
     /// Randomness fit for keys.
     fn rng(&mut self) -> &mut dyn CryptoRng;

@@ -318,7 +318,7 @@ fn network() -> ([Machine; 3], Pipe, Pipe) {
             for (link, to) in std::mem::take(&mut machines[at].shell.links_wanted) {
                 let (near, far) = Pipe::pair();
                 let answerer = &mut machines[if to == address(2) { 1 } else { 2 }];
-                let answered = answerer.driver.reserve_link(&answerer.shell, now).unwrap();
+                let answered = answerer.driver.reserve_link(&mut answerer.shell, now).unwrap();
                 answerer.driver.handle_accepted(answered, far);
                 answerer.links.push(answered);
                 let this = &mut machines[at];

@@ -102,13 +102,18 @@ pub struct NodeArgs {
 
 /// `bulbil keygen`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Prints the fingerprint: what others write behind `#` in `bootstrap` to recognise the node.")]
+#[command(
+    after_help = "Prints the fingerprint: what others write behind `#` in `bootstrap` to recognise the node.\n\n\
+    A constrained device makes no keys of its own but the onion key. --for-device writes those that it needs, as bare bytes for \
+    include_bytes! or a flash partition: DIR/identity.der is its RSA-2048 identity (PKCS#8 DER), DIR/link.key its X25519 link key \
+    (32 bytes). Who has these files is the device: keep them out of version control."
+)]
 pub struct KeygenArgs {
     /// Where the identity belongs.
     #[command(flatten)]
     pub place: KeyPlace,
     /// Print the fingerprint of the identity that is there, and change nothing
-    #[arg(long, conflicts_with_all = ["force", "out"])]
+    #[arg(long, conflicts_with_all = ["force", "out", "for_device"])]
     pub show: bool,
     /// Replace an identity that is there; the node then is another one to everybody
     #[arg(long)]
@@ -128,6 +133,9 @@ pub struct KeyPlace {
     /// A file to write the key to as PKCS#8 DER
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// A directory for a constrained device's keys, identity.der and link.key; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    pub for_device: Option<PathBuf>,
 }
 
 /// `bulbil send`.

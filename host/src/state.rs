@@ -12,7 +12,7 @@
 
 use std::{
     fmt,
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -196,17 +196,7 @@ impl StateDir {
     /// # Errors
     /// A directory that others may enter, that belongs to another user or is in use; what the system reports.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let fail = |error| StateError::io(path, error);
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => StateError::new(path, Problem::NotADirectory),
-            _ => fail(error),
-        })?;
-        let metadata = path.metadata().map_err(fail)?;
-        if !metadata.is_dir() {
-            return Err(StateError::new(path, Problem::NotADirectory));
-        }
-        check_private(path, &metadata)?;
-
+        let metadata = private_dir(path)?;
         let lock_path = path.join(LOCK);
         let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
         let lock = lock.map_err(|error| StateError::io(&lock_path, error))?;
@@ -337,6 +327,24 @@ fn read_item(path: &Path, item: Item) -> Result<Option<Zeroizing<Vec<u8>>>, Stat
     Ok(Some(Zeroizing::new(content.to_vec())))
 }
 
+/// Makes sure that there is a directory at `path` which only its owner may enter: creates it, with mode 0700, if it does not exist.
+///
+/// # Errors
+/// A directory that others may enter, or something else than a directory; what the system reports.
+pub fn private_dir(path: &Path) -> Result<Metadata, StateError> {
+    let fail = |error| StateError::io(path, error);
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => StateError::new(path, Problem::NotADirectory),
+        _ => fail(error),
+    })?;
+    let metadata = path.metadata().map_err(fail)?;
+    if !metadata.is_dir() {
+        return Err(StateError::new(path, Problem::NotADirectory));
+    }
+    check_private(path, &metadata)?;
+    Ok(metadata)
+}
+
 /// Writes `bytes` to the new file `path` with mode 0600, as a whole or not at all.
 ///
 /// # Errors
@@ -382,7 +390,7 @@ fn sync_dir(dir: &Path) -> Result<(), StateError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| StateError::io(dir, error))
 }
 
-fn check_private(path: &Path, metadata: &std::fs::Metadata) -> Result<(), StateError> {
+fn check_private(path: &Path, metadata: &Metadata) -> Result<(), StateError> {
     match metadata.mode() & 0o777 {
         mode if mode & 0o077 != 0 => Err(StateError::new(path, Problem::Accessible(mode))),
         _ => Ok(()),

@@ -34,6 +34,12 @@ pub fn identity(number: usize) -> &'static IdentitySecret {
     SECRETS[number].get_or_init(|| IdentitySecret::from_pkcs8(KEYS[number]).expect("test keys are valid"))
 }
 
+/// The same as PKCS#8 DER, as a constrained node's storage holds it.
+#[must_use]
+pub const fn identity_der(number: usize) -> &'static [u8] {
+    KEYS[number]
+}
+
 /// The id of the identity's node.
 #[must_use]
 pub fn node_id(number: usize) -> NodeId {

@@ -1,6 +1,7 @@
 //! Whole networks: what the tests in `tests/` run on.
 
 pub mod fixture;
+pub mod lan;
 pub mod mesh;
 pub mod processes;
 pub mod scratch;

@@ -287,11 +287,21 @@ impl<'m, 't> Mesh<'m, 't> {
             self.places[from.0].node.handle_link_down(from.1, now);
             return;
         };
+        self.forget_displaced(to);
         self.places[to].node.handle_link_answered(link);
         self.wires.push(Wire { from, to: (to, link), carried: 0 });
         self.wires.push(Wire { from: (to, link), to: from, carried: 0 });
         let (id, limits) = (self.places[to].id, self.places[to].limits);
         self.places[from.0].node.handle_link_up(from.1, id, limits, now);
+    }
+
+    /// Breaks the links whose places a node has given to others.
+    fn forget_displaced(&mut self, at: usize) {
+        let node = &self.places[at].node;
+        let displaced = |wire: &&Wire| wire.from.0 == at && !node.knows_link(wire.from.1);
+        for end in self.wires.iter().filter(displaced).map(|wire| wire.from).collect::<Vec<_>>() {
+            self.disconnect(end);
+        }
     }
 
     /// Breaks the link at both ends.
@@ -347,6 +357,7 @@ impl<'m, 't> Mesh<'m, 't> {
         }
         while let Some((link, wish)) = self.places[at].node.poll_link() {
             idle = false;
+            self.forget_displaced(at);
             match wish {
                 LinkWish::Connect { address, .. } => {
                     let to = self
@@ -383,6 +394,9 @@ impl<'m, 't> Mesh<'m, 't> {
             let passage = Passage { from: from.0, to: wire.to.0, number: wire.carried };
             wire.carried += 1;
             let to = wire.to;
+            if !self.places[to.0].node.knows_link(to.1) {
+                return self.disconnect(to);
+            }
             if self.tamper.as_mut().is_some_and(|tamper| !tamper(passage, &mut cell)) {
                 continue;
             }

@@ -362,3 +362,31 @@ fn links_close_when_nobody_uses_them_the_connector_first() {
         assert_eq!((network.link_ends(0), network.link_ends(4)), (vec![LinkEnd::Idle], vec![LinkEnd::Closed]));
     });
 }
+
+#[test]
+fn links_that_nobody_uses_give_way_in_a_relay_that_holds_four() {
+    let small = Spec { links: 4, ..Spec::RELAY };
+    run(16, &[Spec::CLIENT, small, Spec::EXIT, Spec::EXIT, Spec::EXIT, Spec::EXIT, Spec::EXIT], |network| {
+        let wish = Wish::new(Behaviour::Echo, 1_000);
+        for exit in [2, 3, 4] {
+            assert_eq!(end_of(network, &[1, exit], wish), Some((EndReason::Done, 1)));
+            network.run_for(Duration::from_secs(5));
+        }
+        assert_eq!((network.usage(1).links, network.link_ends(1)), (4, vec![]));
+        // Two at once, and one that stays.
+        let talks = [network.open(0, &[1, 5], wish).unwrap(), network.open(0, &[1, 6], wish.open_ended()).unwrap()];
+        finish(network, talks[0]);
+        assert_eq!(network.talk(talks[0]).end(), Some((EndReason::Done, 1)));
+        assert_eq!((network.usage(1).links, network.link_ends(1)), (4, vec![LinkEnd::Idle; 2]));
+        // Then every exit in turn, through the places that are left.
+        for exit in [2, 3, 4, 5, 2, 3, 4, 5] {
+            assert_eq!(end_of(network, &[1, exit], wish), Some((EndReason::Done, 1)));
+        }
+        assert!(network.link_ends(1).iter().all(|end| *end == LinkEnd::Idle));
+        network.say(talks[1], 1_000, true);
+        finish(network, talks[1]);
+        assert_eq!(network.talk(talks[1]).end(), Some((EndReason::Done, 1)));
+        assert_eq!(network.counters(1).busy, 0);
+        network.settle();
+    });
+}

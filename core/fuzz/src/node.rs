@@ -4,29 +4,34 @@
 //!
 //! Onions are not really peeled here (that is [`super::onion`]): what a job yields is chosen by the script, too.
 
+mod outside;
+mod peer;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bulbil_core::circuit::LinkId;
 use bulbil_core::circuit::index::IndexSlot;
 use bulbil_core::circuit::pool::PoolSlot;
-use bulbil_core::crypto::cgo::{ClientBackward, ClientForward, HopIndex, Seed};
+use bulbil_core::crypto::cgo::HopIndex;
 use bulbil_core::crypto::kem::KeyEpoch;
-use bulbil_core::crypto::onion::{HopKeys, Instruction, ONION_LEN, OnionRejected, Peeled};
+use bulbil_core::crypto::onion::{HopKeys, Instruction, OnionRejected, Peeled};
 use bulbil_core::crypto::replay::ReplayTag;
 use bulbil_core::node::{
-    Ask, Config, ConversationId, LinkWish, Memory, Node, NodeCircuit, Opening, OriginSlot, Output, Patience,
-    PeerLimits, PortSlot, Usage, Violation,
+    Config, ConversationId, LinkWish, Memory, Node, NodeCircuit, OriginSlot, Patience, PeerLimits, PortSlot, Usage,
+    Violation,
 };
 use bulbil_core::relay::onions::{OnionIndex, OnionSlot};
 use bulbil_core::time::Instant;
-use bulbil_core::wire::cell::{self, BODY_LEN, CELL_LEN, Cell, CreditWriter};
-use bulbil_core::wire::handshake::{Hello, InitialCredit, LinkLimits, RecordCells};
+use bulbil_core::wire::cell::{self, CELL_LEN, Cell, CreditWriter};
+use bulbil_core::wire::handshake::Hello;
 use bulbil_core::wire::message::{BeginOptions, MESSAGE_LEN};
-use bulbil_core::wire::{CircuitId, CloseReason, Command, EndReason, Message, NodeId, Target, UnixTime};
+use bulbil_core::wire::{CircuitId, CloseReason, Command, EndReason, Message, NodeId, Target};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use self::outside::Conversation;
+use self::peer::{Circuit, Peer, limits, seeds};
 use super::script::Script;
 
 const LINKS: usize = 4;
@@ -38,48 +43,6 @@ const ORIGINS: usize = 2;
 const CREDIT: u16 = 8;
 /// Enough for every way in which few circuits can interact.
 const STEPS_MAX: usize = 400;
-
-/// A link's other end. Links are numbered in the order of their making, and the numbers never used again.
-struct Peer {
-    number: u16,
-    /// Whether the node connected, and so the node opens circuits here.
-    outward: bool,
-    /// What it has told the node: nothing yet, or its limits.
-    limits: Option<LinkLimits>,
-    hello_seen: bool,
-    /// Its onions are in disorder: the node may find fault with anything that it sends.
-    rogue: bool,
-    last_id: u32,
-    /// Of the onion that is arriving at this peer.
-    parts_seen: usize,
-    circuits: BTreeMap<u32, Circuit>,
-}
-
-/// A circuit as a peer knows it.
-struct Circuit {
-    /// Relay cells that the peer may still send to the node, and the node to the peer.
-    room: u32,
-    credit: u32,
-    /// Parts of the onion that the peer has sent.
-    parts: usize,
-    closed: bool,
-    forward: ClientForward,
-    backward: ClientBackward,
-    /// Whether the node ends this circuit, as far as the peer knows.
-    exits: bool,
-    /// What the client has said, and what it was told.
-    said: Vec<u8>,
-    told: Vec<u8>,
-    begun: bool,
-    finished: bool,
-}
-
-/// A conversation at the exit, by the circuit that its target names.
-#[derive(Default)]
-struct Conversation {
-    circuit: Option<(u16, u32)>,
-    received: Vec<u8>,
-}
 
 struct World<'m> {
     node: Node<'m>,
@@ -140,9 +103,11 @@ pub fn check(input: &[u8]) {
         answers: BTreeMap::new(),
     };
     for _ in 0..STEPS_MAX {
+        let up = world.links_up();
         if world.step(&mut script).is_none() {
             break;
         }
+        world.drop_displaced(&up);
         world.audit();
     }
     world.end();
@@ -436,8 +401,11 @@ impl World<'_> {
         }
     }
 
-    /// Whether the node has decided to close the link and its owner has not heard of that.
+    /// Whether the node has decided to close the link, or has given its place to another, and its owner has not heard of that.
     fn is_closing(&mut self, link: LinkId) -> bool {
+        if !self.node.knows_link(link) {
+            return true;
+        }
         while let Some(wish) = self.node.poll_link() {
             self.wishes.push_back(wish);
         }
@@ -500,11 +468,29 @@ impl World<'_> {
         self.node.handle_link_down(link, self.now);
     }
 
+    /// Links in use, which the node has not decided to close.
+    fn links_up(&self) -> Vec<LinkId> {
+        self.peers.keys().copied().filter(|&link| self.node.peer_limits(link).is_some()).collect()
+    }
+
+    /// Forgets links whose places the node has given to others; of those that were `up`, only what nobody misses may go.
+    fn drop_displaced(&mut self, up: &[LinkId]) {
+        let displaced = self.peers.keys().copied().filter(|&link| !self.node.knows_link(link));
+        for link in displaced.collect::<Vec<_>>() {
+            let peer = &self.peers[&link];
+            let over = peer.circuits.values().all(|circuit| circuit.closed);
+            assert!(peer.rogue || over || !up.contains(&link), "its peer has not heard the end of a circuit");
+            self.drop_link(link);
+        }
+    }
+
     /// Does some of what the node wants for its links.
     fn serve(&mut self, script: &mut Script<'_>, wishes: usize) -> Option<()> {
         for _ in 0..wishes {
             let Some((link, wish)) = self.wishes.pop_front().or_else(|| self.node.poll_link()) else { break };
             match wish {
+                // The place of a link that took too long may be another's by now.
+                LinkWish::Connect { .. } if !self.node.knows_link(link) => {}
                 LinkWish::Connect { address: at, node } => {
                     self.add_peer(link, true);
                     let node = node.unwrap_or(NodeId([9; 32]));
@@ -560,115 +546,6 @@ impl World<'_> {
         }
     }
 
-    /// The outside does something.
-    fn talk(&mut self, script: &mut Script<'_>) -> Option<()> {
-        if let Some(name) = self.node.poll_conversation()
-            && !self.conversations.iter().any(|(known, _)| *known == name)
-            && self.node.knows(name)
-        {
-            self.conversations.push((name, Conversation::default()));
-        }
-        let (at, choice, len) = (usize::from(script.byte()?), script.byte()?, usize::from(script.word()? % 2000));
-        if self.conversations.is_empty() {
-            return Some(());
-        }
-        let at = at % self.conversations.len();
-        let (name, conversation) = &mut self.conversations[at];
-        let name = *name;
-        match self.node.poll_ask(name) {
-            Some(Ask::Connect(Target::Tcp(bulbil_core::wire::Host::Ip(std::net::IpAddr::V4(ip)), _))) => {
-                let [_, high, low, id] = ip.octets();
-                conversation.circuit = Some((u16::from_be_bytes([high, low]), u32::from(id)));
-                match choice {
-                    0..=31 => self.node.handle_failed(name, EndReason::Refused, self.now),
-                    32..=47 => {}
-                    _ => self.node.handle_connected(name, address(5), self.now),
-                }
-                return Some(());
-            }
-            Some(Ask::Connect(_)) => panic!("a target that nobody named"),
-            Some(Ask::Sign(..)) => {
-                self.node.handle_signed(name, UnixTime(7), &[3; 256], self.now);
-                return Some(());
-            }
-            None => {}
-        }
-        match choice {
-            0..=95 => {
-                let room = self.node.input_room(name);
-                let answers = conversation.circuit.map(|circuit| self.answers.entry(circuit).or_default());
-                let before = answers.as_ref().map_or(0, |answers| answers.len());
-                let bytes = vec![before as u8 ^ choice; len];
-                let taken = self.node.handle_input(name, &bytes, self.now);
-                assert_eq!(taken, room.min(len));
-                if let Some(answers) = answers {
-                    answers.extend_from_slice(&bytes[..taken]);
-                }
-            }
-            96..=103 => self.node.handle_input_finished(name, self.now),
-            104..=111 => self.node.close_conversation(name, choice & 1 == 0, self.now),
-            112..=115 => self.node.handle_failed(name, EndReason::Reset, self.now),
-            _ => {
-                self.output(at, len, usize::from(choice & 0x0f));
-            }
-        }
-        Some(())
-    }
-
-    /// Takes output of a conversation, of which the last few bytes may stay; whether the conversation goes on.
-    fn output(&mut self, at: usize, len: usize, stay: usize) -> bool {
-        let (name, conversation) = &mut self.conversations[at];
-        let mut buffer = vec![0; len];
-        match self.node.poll_output(*name, &mut buffer, self.now) {
-            Output::Nothing | Output::Finish => true,
-            Output::Bytes(count) => {
-                let written = count.saturating_sub(stay);
-                conversation.received.extend_from_slice(&buffer[..written]);
-                self.node.handle_written(*name, written, self.now);
-                if let Some(circuit) = conversation.circuit {
-                    let received = conversation.received.clone();
-                    let history = self.history.get(&circuit).cloned();
-                    let said = self.by_number(circuit).map(|circuit| circuit.said.clone()).or(history);
-                    // A target does not tell greater ids apart.
-                    if circuit.1 < 255 {
-                        assert!(said.is_some_and(|said| said.starts_with(&received)), "the target got something else");
-                    }
-                }
-                true
-            }
-            Output::Over(_) => {
-                assert!(!self.node.knows(*name));
-                self.conversations.remove(at);
-                false
-            }
-        }
-    }
-
-    /// Opens a circuit of the node's own.
-    fn open_own(&mut self, script: &mut Script<'_>) -> Option<()> {
-        let choice = script.byte()?;
-        let hops = usize::from(choice % 5);
-        let [forward, backward] = seeds((u16::MAX, u32::from(choice)));
-        let keys = |_| HopKeys { forward: (*forward.as_bytes()).into(), backward: (*backward.as_bytes()).into() };
-        let keys: Vec<_> = (0..hops).map(keys).collect();
-        let to = 2 + choice % 3;
-        let opening = Opening {
-            node: NodeId([to; 32]),
-            address: address(to),
-            onion: &[0x77; ONION_LEN],
-            keys: &keys,
-            target: &Target::from(address(6)),
-            options: BeginOptions { sign: choice & 0x40 != 0, once: choice & 0x80 != 0 },
-            first: script.bytes(8),
-        };
-        let before = self.node.usage();
-        match self.node.open(&opening, self.now) {
-            Ok(name) => self.conversations.push((name, Conversation::default())),
-            Err(_) => assert_eq!(self.node.usage(), before, "a refused circuit left something"),
-        }
-        Some(())
-    }
-
     /// Everybody goes: nothing may be left.
     fn end(&mut self) {
         while self.jobs.len() < ONIONS {
@@ -683,6 +560,7 @@ impl World<'_> {
         }
         while let Some((link, wish)) = self.wishes.pop_front().or_else(|| self.node.poll_link()) {
             match wish {
+                LinkWish::Connect { .. } if !self.node.knows_link(link) => {}
                 LinkWish::Connect { .. } => self.add_peer(link, true),
                 LinkWish::Send => {}
                 LinkWish::Close => self.drop_link(link),
@@ -713,104 +591,6 @@ impl World<'_> {
     }
 }
 
-impl Circuit {
-    fn new(room: u32, credit: u32, parts: usize, [forward, backward]: [Seed; 2]) -> Self {
-        Self {
-            room,
-            credit,
-            parts,
-            closed: false,
-            forward: ClientForward::new([&forward]).expect("a path of one hop"),
-            backward: ClientBackward::new([&backward]).expect("a path of one hop"),
-            exits: false,
-            said: Vec::new(),
-            told: Vec::new(),
-            begun: false,
-            finished: false,
-        }
-    }
-}
-
-impl Peer {
-    /// A cell of the node's, which has to be one that this peer expects.
-    fn receive(&mut self, bytes: &mut [u8; CELL_LEN], initial_credit: u16) {
-        let parsed = Cell::parse(bytes).expect("the node's cells are well formed");
-        assert!(self.hello_seen || !self.outward || matches!(parsed, Cell::Hello(_)), "HELLO comes first");
-        match parsed {
-            Cell::Hello(body) => {
-                assert!(self.outward && !self.hello_seen, "HELLO comes once, from the connector");
-                assert_eq!(Hello::parse(body), Ok(Hello { limits: limits(4, CREDIT) }));
-                self.hello_seen = true;
-            }
-            Cell::Credit(entries) => {
-                for (id, cells) in entries {
-                    let circuit = self.circuits.get_mut(&id.value());
-                    // The peer's CLOSE and the node's CREDIT may cross.
-                    let Some(circuit) = circuit else { continue };
-                    assert!(!circuit.closed, "credit for a closed circuit");
-                    circuit.room += u32::from(cells.get());
-                    assert!(circuit.room <= u32::from(u16::MAX));
-                }
-            }
-            Cell::Open(id, _) => {
-                assert!(self.outward, "only the connector opens circuits");
-                // The rest of an onion need not come when this peer has closed its circuit.
-                let closed = !self.circuits.contains_key(&self.last_id);
-                if self.parts_seen == 0 || (closed && id.value() != self.last_id) {
-                    self.parts_seen = 0;
-                    assert!(id.value() > self.last_id, "circuit ids increase");
-                    self.last_id = id.value();
-                    let seeds = seeds((self.number, id.value()));
-                    let circuit = Circuit::new(u32::from(CREDIT), u32::from(initial_credit), 10, seeds);
-                    self.circuits.insert(id.value(), circuit);
-                }
-                assert_eq!(id.value(), self.last_id, "an onion within another");
-                self.parts_seen = (self.parts_seen + 1) % 10;
-            }
-            Cell::Relay(id, body) => {
-                let outward = self.outward;
-                // The peer's CLOSE and the node's cell may cross.
-                let Some(circuit) = self.circuits.get_mut(&id.value()) else { return };
-                assert!(!circuit.closed, "a cell on a closed circuit");
-                circuit.credit = circuit.credit.checked_sub(1).expect("a cell without credit");
-                if outward || !circuit.exits {
-                    return;
-                }
-                let hop = circuit.backward.receive(Command::RELAY, body);
-                assert_eq!(hop, HopIndex::new(0), "the client does not understand the exit");
-                let message = body[BODY_LEN - MESSAGE_LEN..].try_into().expect("a message follows the tag");
-                match Message::parse(message).expect("the exit's messages are well formed") {
-                    Message::Data(data) => circuit.told.extend_from_slice(data),
-                    Message::Begin { .. } => panic!("BEGIN from the exit"),
-                    _ => {}
-                }
-            }
-            Cell::Close(id, _) => {
-                let Some(circuit) = self.circuits.get_mut(&id.value()) else { return };
-                assert!(!core::mem::replace(&mut circuit.closed, true), "CLOSE comes once");
-            }
-            Cell::Padding => {}
-        }
-    }
-}
-
-fn limits(cells: u16, credit: u16) -> LinkLimits {
-    LinkLimits {
-        record_cells: RecordCells::new(cells).expect("1 to 127"),
-        credit: InitialCredit::new(credit).expect("1 to 1024"),
-    }
-}
-
 fn address(of: u8) -> SocketAddr {
     SocketAddr::new([192, 0, 2, of].into(), 9000)
-}
-
-/// The keys of a circuit: forward, backward.
-fn seeds((number, id): (u16, u32)) -> [Seed; 2] {
-    [0, 1].map(|direction| {
-        let mut bytes = [direction; 80];
-        bytes[..2].copy_from_slice(&number.to_be_bytes());
-        bytes[2..6].copy_from_slice(&id.to_be_bytes());
-        Seed::from_bytes(bytes)
-    })
 }

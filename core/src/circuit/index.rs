@@ -18,6 +18,12 @@ impl IndexSlot {
     pub const EMPTY: Self = Self { entry: None };
 }
 
+/// Places that the index of so many circuits needs: four for each, and a power of two.
+#[must_use]
+pub const fn index_len(circuits: usize) -> usize {
+    circuits.saturating_mul(4).next_power_of_two()
+}
+
 /// The index over caller-given places, a power of two of them.
 pub struct Index<'m> {
     slots: &'m mut [IndexSlot],

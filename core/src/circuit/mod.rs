@@ -17,7 +17,9 @@ pub struct LinkId {
 }
 
 impl LinkId {
-    pub(crate) const fn new(slot: u16, generation: u16) -> Self {
+    /// The link in that place, the `generation`th there. Only the table of links makes links; shells name them in their own tables and tests.
+    #[must_use]
+    pub const fn new(slot: u16, generation: u16) -> Self {
         Self { slot, generation }
     }
 

@@ -93,6 +93,12 @@ impl<'m> ReplaySet<'m> {
         self.slots.len() / 4 * 3 + self.slots.len() % 4 * 3 / 4
     }
 
+    /// Whether an eighth of the room or less is left: time to rotate the key, before circuits have to be refused.
+    #[must_use]
+    pub const fn is_nearly_full(&self) -> bool {
+        self.capacity() > 0 && self.len >= self.capacity() - self.capacity() / 8
+    }
+
     /// All tags, in no particular order: to be stored with the key and inserted again after a restart.
     pub fn tags(&self) -> impl Iterator<Item = ReplayTag> {
         let zero = self.zero_seen.then_some(ReplayTag(0));

@@ -53,7 +53,7 @@ pub enum LinkEnd {
     Record(RecordError),
     /// The peer broke the protocol.
     Violation(Violation),
-    /// Nobody used it, or its handshake took too long.
+    /// Nobody used it, for too long or while its place was needed, or its handshake took too long.
     Idle,
     /// The peer took nothing for a minute.
     Stalled,
@@ -193,8 +193,23 @@ impl<'b, S: Shell> LinkPlace<'b, S> {
 impl<S: Shell> Driver<'_, '_, S> {
     /// A peer has connected: the number of its link, to be used with [`Driver::handle_accepted`] at once, or `None` if there is no place
     /// for it or this node answers no links. The shell then closes the connection.
-    pub fn reserve_link(&mut self, shell: &S, now: Instant) -> Option<LinkId> {
-        if shell.descriptor().is_empty() { None } else { self.node.accept_link(now) }
+    pub fn reserve_link(&mut self, shell: &mut S, now: Instant) -> Option<LinkId> {
+        if shell.descriptor().is_empty() {
+            return None;
+        }
+        let link = self.node.accept_link(now)?;
+        self.vacate(shell, link.slot());
+        Some(link)
+    }
+
+    /// Drops what is left in a place whose link the node has let go of, to give the place to another.
+    fn vacate(&mut self, shell: &mut S, at: usize) {
+        if let Some(place) = self.links.get_mut(at)
+            && let Some(old) = place.link.take_if(|old| !self.node.knows_link(*old))
+        {
+            place.reset(State::Free);
+            shell.handle_link_end(old, LinkEnd::Idle);
+        }
     }
 
     /// The stream of a link whose number was just reserved.
@@ -213,6 +228,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         node: Option<NodeId>,
         _now: Instant,
     ) {
+        self.vacate(shell, link.slot());
         if let Some(place) = self.links.get_mut(link.slot()) {
             place.link = Some(link);
             place.reset(State::Connecting(node));
@@ -254,6 +270,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         let Some(place) = place_of(self.links, link) else {
             // Its number was taken and never used.
             self.node.handle_link_down(link, now);
+            self.vacate(shell, link.slot());
             return;
         };
         place.reset(State::Free);
@@ -384,7 +401,7 @@ impl<S: Shell> Driver<'_, '_, S> {
     fn answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
         let config = self.node.config();
         let answer = Answer {
-            time: shell.unix_time(),
+            time: shell.unix_time().ok_or(LinkEnd::Answer(WireError::Invalid))?,
             limits: config.limits,
             circuits: CircuitLimit::new(config.circuits_per_link).ok_or(LinkEnd::Answer(WireError::Invalid))?,
             descriptor: shell.descriptor(),
@@ -433,7 +450,8 @@ impl<S: Shell> Driver<'_, '_, S> {
         if descriptor.link_key != established.link_key.0 {
             return Err(LinkEnd::WrongNode);
         }
-        let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time()).map_err(LinkEnd::Descriptor)?;
+        let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time().unwrap_or(answer.time))
+            .map_err(LinkEnd::Descriptor)?;
         if expected.is_some_and(|expected| expected != verified.node()) {
             return Err(LinkEnd::WrongNode);
         }

@@ -8,22 +8,10 @@ use super::arrival::message_of;
 use super::role::Role;
 use crate::circuit::table::{End, Listed, Side};
 use crate::circuit::{CircuitIndex, LinkId};
-use crate::crypto::cgo::HopIndex;
 use crate::time::Instant;
 use crate::wire::cell::BODY_LEN;
 use crate::wire::message::Message;
 use crate::wire::{CloseReason, EndReason};
-
-/// How a conversation ended, told to its owner once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// What somebody on the path said, and who; authentic. `None` if the circuit closed without a word or bytes were lost, and at an
-    /// exit. Without it or a [`crate::node::Output::Finish`] before, what came may not be all.
-    pub end: Option<(EndReason, HopIndex)>,
-    /// Why the circuit closed; `None` if END came first and the circuit was still open, or if it was our own outside that broke. Not
-    /// authenticated beyond the first hop.
-    pub close: Option<CloseReason>,
-}
 
 impl Node<'_> {
     /// Begins a circuit's end. `from` is the side that is gone already (it said so, or its link broke); `None` if this node decided.

@@ -13,14 +13,16 @@
 //! After each event, drain the polls until they answer `None`; anything may have become ready.
 //!
 //! The folders below say who owns what: [`crate::circuit`] the mechanics (pool, credit, tables), [`crate::relay`] and [`crate::client`] what
-//! a circuit means at its role, and the modules here how a cell finds its circuit (`arrival`), how a circuit opens
-//! (`opening`), sends (`output`), talks to the outside (`talk`) and ends (`closing`).
+//! a circuit means at its role, and the modules here how a cell finds its circuit (`arrival`), how links come and
+//! go (`links`), how a circuit opens (`opening`), sends (`output`), talks to the outside (`talk`) and ends (`closing`).
 
 mod arrival;
 mod audit;
 mod closing;
 pub mod config;
+mod links;
 mod opening;
+mod outcome;
 mod output;
 pub mod port;
 mod resources;
@@ -47,9 +49,9 @@ use crate::time::Instant;
 use crate::wire::{NodeId, WireError};
 
 pub use crate::circuit::table::ConversationId;
-pub use closing::Outcome;
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening};
+pub use outcome::{Outcome, Suspect};
 pub use port::{PeerLimits, PortSlot};
 use port::{Ports, REFUSALS};
 pub use resources::Resources;
@@ -70,7 +72,7 @@ pub struct Memory<'m> {
     pub links: &'m mut [PortSlot],
     /// Circuits in any role.
     pub circuits: &'m mut [NodeCircuit],
-    /// The index of circuits: at least four places for each circuit, and a power of two.
+    /// The index of circuits: at least four places for each circuit, and a power of two, such as [`crate::circuit::index::index_len`].
     pub index: &'m mut [IndexSlot],
     /// Cells of all circuits.
     pub cells: &'m mut [PoolSlot],
@@ -264,10 +266,10 @@ impl<'m> Node<'m> {
         self.rotation_due = false;
     }
 
-    /// Whether the current onion key's replay set is full, so that the key should be rotated early.
+    /// Whether an onion key's replay set is full, or the current one's nearly, so that the key should be rotated early.
     #[must_use]
     pub const fn is_rotation_due(&self) -> bool {
-        self.rotation_due
+        self.rotation_due || self.replay.current().is_nearly_full()
     }
 
     /// Takes no more links and circuits from others; what is open goes on until it ends.

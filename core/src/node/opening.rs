@@ -1,11 +1,10 @@
-//! Circuits open: links come up, onions arrive, are opened, and go on to the next hop. `PROTOCOL.md` sections 6 and 7.
+//! Circuits open: onions arrive, are opened, and go on to the next hop. `PROTOCOL.md` sections 6 and 7.
 
 use core::net::SocketAddr;
 
 use super::arrival::message_of;
-use super::port::{PeerLimits, Port, Stage};
 use super::role::{OriginIndex, Role};
-use super::{LinkWish, Node, Violation};
+use super::{Node, Violation};
 use crate::circuit::flow::Flow;
 use crate::circuit::table::{Circuit, ConversationId, End, Side};
 use crate::circuit::{CircuitIndex, LinkId};
@@ -20,9 +19,6 @@ use crate::time::Instant;
 use crate::wire::cell::{BODY_LEN, CellBody};
 use crate::wire::message::{BeginOptions, Message};
 use crate::wire::{CircuitId, CloseReason, Command, EndReason, NodeId, Target};
-
-/// Links to one node that may be open or opening at once. More than one is needed when the node allows few circuits on each.
-const LINKS_PER_NODE: usize = 8;
 
 /// A circuit of our own to be opened.
 pub struct Opening<'a> {
@@ -64,145 +60,6 @@ impl core::fmt::Display for OpenRefused {
 }
 
 impl Node<'_> {
-    /// A peer has connected: takes a place for its link, or `None` if all are taken (the owner closes the connection).
-    ///
-    /// Too many half-open links cost the oldest of them its place, not the newcomer: otherwise whoever opens links and says nothing
-    /// keeps everybody else out, while an honest handshake is over long before it is the oldest. Others' links may take three
-    /// quarters of the places; beyond that, one of them that has been without circuits for longest goes, then a half-open one. The
-    /// rest is for the links that this node needs itself.
-    pub fn accept_link(&mut self, now: Instant) -> Option<LinkId> {
-        if self.stopping {
-            return None;
-        }
-        let of_others = |port: &Port| port.side == Side::Inward && port.stage != Stage::Closing;
-        let half_open = |port: &Port| of_others(port) && port.limits().is_none();
-        if self.ports.iter().filter(|(_, port)| half_open(port)).count() >= usize::from(self.config.half_open_links) {
-            self.evict(half_open);
-        }
-        let share = self.ports.capacity() - self.ports.capacity() / 4;
-        if self.ports.iter().filter(|(_, port)| of_others(port)).count() >= share
-            && !self.evict(|port| of_others(port) && port.limits().is_some() && port.circuits == 0)
-            && !self.evict(half_open)
-        {
-            return None;
-        }
-        let link = self.ports.insert(Port::answered(now.after(self.config.patience.handshake)))?;
-        self.arm(now);
-        Some(link)
-    }
-
-    /// Has that link closed, of those that `may_go`, which will reach its deadline first; answers whether there is one.
-    fn evict(&mut self, may_go: impl Fn(&Port) -> bool) -> bool {
-        let oldest = self.ports.iter().filter(|(_, port)| may_go(port)).min_by_key(|(_, port)| port.deadline);
-        let Some((link, _)) = oldest else { return false };
-        if let Some(port) = self.ports.get_mut(link) {
-            port.stage = Stage::Closing;
-            self.ports.touch(link);
-        }
-        true
-    }
-
-    /// A link on which a circuit to `node` can be opened: one that is up, one that is being connected to the same address, or a new
-    /// one. `None` if no place is free, or the node makes us hold too many links to it.
-    fn link_to(&mut self, address: SocketAddr, node: NodeId, now: Instant) -> Option<LinkId> {
-        let takes = |opening: bool| {
-            move |(_, port): &(LinkId, &Port)| port.takes_circuit(&node) && opening == port.limits().is_none()
-        };
-        if let Some((link, _)) = self.ports.iter().find(takes(false)) {
-            return Some(link);
-        }
-        // Where a node is said to be is the word of whoever built the onion: a wrong address must not hold up those with the right one.
-        let same = |entry: &(LinkId, &Port)| entry.1.address == Some(address);
-        if let Some((link, _)) = self.ports.iter().filter(same).find(takes(true)) {
-            return Some(link);
-        }
-        let links = self.ports.iter().filter(|(_, port)| port.side == Side::Outward && port.peer == Some(node)).count();
-        if links >= LINKS_PER_NODE {
-            return None;
-        }
-        self.connect_link(address, Some(node), now)
-    }
-
-    /// Wants a new link to `address`, to be met by `node` if that is known. `None` if no place is free.
-    pub fn connect_link(&mut self, address: SocketAddr, node: Option<NodeId>, now: Instant) -> Option<LinkId> {
-        let link = self.ports.insert(Port::wanted(node, address, now.after(self.config.patience.handshake)))?;
-        self.ports.touch(link);
-        self.arm(now);
-        Some(link)
-    }
-
-    /// The next link that wants something, and what.
-    pub fn poll_link(&mut self) -> Option<(LinkId, LinkWish)> {
-        loop {
-            let link = self.ports.poll_ready()?;
-            let Some(port) = self.ports.get_mut(link) else { continue };
-            match (port.stage, port.address) {
-                (Stage::Wanted, Some(address)) => {
-                    port.stage = Stage::Opening;
-                    return Some((link, LinkWish::Connect { address, node: port.peer }));
-                }
-                (Stage::Up(_), _) => return Some((link, LinkWish::Send)),
-                (Stage::Closing, _) => return Some((link, LinkWish::Close)),
-                _ => {}
-            }
-        }
-    }
-
-    /// What a link's peer allows, once the link is up.
-    #[must_use]
-    pub fn peer_limits(&self, link: LinkId) -> Option<&PeerLimits> {
-        self.ports.get(link)?.limits()
-    }
-
-    /// A link that we answered has shaken hands: its HELLO comes next.
-    pub fn handle_link_answered(&mut self, link: LinkId) {
-        if let Some(port) = self.ports.get_mut(link) {
-            port.stage = Stage::AwaitingHello;
-        }
-    }
-
-    /// A link that we connected has shaken hands with `node`.
-    pub fn handle_link_up(&mut self, link: LinkId, node: NodeId, limits: PeerLimits, now: Instant) {
-        let idle = now.after(self.link_idle(Side::Outward));
-        let Some(port) = self.ports.get_mut(link) else { return };
-        port.stage = Stage::Up(limits);
-        port.peer = Some(node);
-        port.deadline = idle;
-        let mut left = port.circuits;
-        self.ports.touch(link);
-        self.close_spare(link, node);
-        for at in 0..self.table.capacity() as u32 {
-            if left == 0 {
-                break;
-            }
-            let Some(entry) = self.table.get_mut(CircuitIndex(at)) else { continue };
-            if matches!(entry.outward, End::Link(outward, _) if outward == link) {
-                let credited = entry.forward.handle_credit(limits.credit);
-                debug_assert!(credited.is_ok(), "an initial credit is at most 1024");
-                left -= 1;
-            }
-        }
-    }
-
-    /// Closes other links to `node` that nobody uses: one is enough, and the newest has shown the newest descriptor.
-    fn close_spare(&mut self, link: LinkId, node: NodeId) {
-        let spare = |(other, port): &(LinkId, &Port)| {
-            *other != link
-                && port.side == Side::Outward
-                && port.peer == Some(node)
-                && port.limits().is_some()
-                && port.circuits == 0
-        };
-        loop {
-            let other = self.ports.iter().find(spare).map(|(other, _)| other);
-            let Some(other) = other else { return };
-            if let Some(port) = self.ports.get_mut(other) {
-                port.stage = Stage::Closing;
-                self.ports.touch(other);
-            }
-        }
-    }
-
     /// A cell of an onion came.
     pub(super) fn handle_open(
         &mut self,

@@ -35,7 +35,8 @@ impl Batch<'_> {
 impl Node<'_> {
     /// Fills `out` with cells to be sent on `link`, from the front, and answers how many. They are gone from the node then: the owner sends them.
     ///
-    /// `out` should be as long as a record may be; the peer's limit is kept here. Zero means that nothing is ready.
+    /// `out` should be as long as a record may be; the peer's limit is kept here. Zero means that nothing is ready. To ask again says that
+    /// the cells of the last time are out of the owner's hands: until then the link does not count as idle.
     pub fn poll_cells(&mut self, link: LinkId, out: &mut [[u8; CELL_LEN]], now: Instant) -> usize {
         let Some(port) = self.ports.get_mut(link) else { return 0 };
         let Some(limits) = port.limits() else { return 0 };
@@ -61,7 +62,11 @@ impl Node<'_> {
         self.send_grants(link, side, &mut batch);
         self.send_onions(link, &mut batch);
         self.send_relay_cells(link, side, &mut batch, now);
-        batch.len
+        let len = batch.len;
+        if let Some(port) = self.ports.get_mut(link) {
+            port.unsent = len > 0;
+        }
+        len
     }
 
     fn pop_listed(&mut self, link: LinkId, kind: Listed) -> Option<CircuitIndex> {

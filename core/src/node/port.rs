@@ -71,6 +71,8 @@ pub struct Port {
     pub onions: u16,
     /// Refusals to be sent.
     pub refusals: heapless::Deque<(CircuitId, CloseReason), REFUSALS>,
+    /// Cells were handed out, and the owner has not asked for more since: they may not have left.
+    pub unsent: bool,
     /// When to give up an opening or unused link.
     pub deadline: Instant,
 }
@@ -104,6 +106,7 @@ impl Port {
             arriving: None,
             onions: 0,
             refusals: heapless::Deque::new(),
+            unsent: false,
             deadline,
         }
     }
@@ -115,6 +118,18 @@ impl Port {
             Stage::Up(limits) => Some(limits),
             _ => None,
         }
+    }
+
+    /// Whether nobody misses the link: it is up, without circuits, and everything for it has left.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.limits().is_some() && self.circuits == 0 && !self.hello_due && !self.unsent && self.refusals.is_empty()
+    }
+
+    /// Whether the link's place may be given to another at once: it is idle, or is closed anyway and takes no circuit with it.
+    #[must_use]
+    pub fn gives_way(&self) -> bool {
+        self.is_idle() || (self.stage == Stage::Closing && self.circuits == 0)
     }
 
     /// Whether another circuit may be opened here by us.
@@ -181,6 +196,12 @@ impl<'m> Ports<'m> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.used == 0
+    }
+
+    /// Whether no place is free.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.used == self.slots.len()
     }
 
     /// Adds a link; `None` if the table is full.

@@ -323,6 +323,12 @@ impl Policy {
         Self { rules: Vec::new() }
     }
 
+    /// Every address on the public network: where other nodes of a public node can be.
+    #[must_use]
+    pub fn public() -> Self {
+        Self { rules: Vec::from_array([NO_PRIVATE, EVERYTHING]) }
+    }
+
     /// For test networks on one machine: as the default, but loopback is allowed, except port 25.
     #[must_use]
     pub fn loopback() -> Self {

@@ -35,6 +35,8 @@ fn takes_every_command() {
         "keygen --state keys --show",
         "keygen --config node.toml --show",
         "keygen --out key.der",
+        "keygen --for-device device",
+        "keygen --for-device device --force",
         "send --config c.toml example.com:80",
         "send --config c.toml --keep-open --no-sign --timeout 600 --hops 1 [2001:db8::7]:80 -",
         "send --bootstrap 192.0.2.1:1 --allow-unpinned 192.0.2.7:80 hello",
@@ -58,6 +60,8 @@ fn refuses_with_exit_code_2_and_says_why() {
         ("keygen --state a --out b", "cannot be used with"),
         ("keygen --state a --show --force", "cannot be used with"),
         ("keygen --out a --show", "cannot be used with"),
+        ("keygen --for-device a --show", "cannot be used with"),
+        ("keygen --for-device a --out b", "cannot be used with"),
         ("send example.com:80", "required"),
         ("send --config a", "<HOST:PORT>"),
         ("send --config a --bootstrap 192.0.2.1:1 example.com:80", "cannot be used with"),
@@ -84,6 +88,10 @@ fn helps() {
     assert_eq!(parse("").unwrap_err().kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
     let help = parse("send --help").unwrap_err().to_string();
     for part in ["--keep-open", "--no-sign", "--bootstrap", "standard input", "Example:"] {
+        assert!(help.contains(part), "{part} is missing in {help}");
+    }
+    let help = parse("keygen --help").unwrap_err().to_string();
+    for part in ["--for-device <DIR>", "DIR/identity.der", "DIR/link.key", "PKCS#8 DER", "32 bytes"] {
         assert!(help.contains(part), "{part} is missing in {help}");
     }
 }

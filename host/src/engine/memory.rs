@@ -1,6 +1,6 @@
 //! The memory of a host's node: as much as its configuration says, allocated once at the start, and never more.
 
-use bulbil_core::circuit::index::IndexSlot;
+use bulbil_core::circuit::index::{IndexSlot, index_len};
 use bulbil_core::circuit::pool::PoolSlot;
 use bulbil_core::driver::{LINK_BUFFER_MIN, LinkPlace, OutsidePlace};
 use bulbil_core::link::record::{RECORD_LEN_MAX, record_len};
@@ -69,7 +69,7 @@ impl Memory {
         Self {
             links: filled(sizes.links, || PortSlot::EMPTY),
             circuits: filled(sizes.circuits, || NodeCircuit::EMPTY),
-            index: vec![IndexSlot::default(); (sizes.circuits * 4).next_power_of_two()],
+            index: vec![IndexSlot::default(); index_len(sizes.circuits)],
             cells: vec![PoolSlot::EMPTY; sizes.cells],
             onions: filled(sizes.onions, || OnionSlot::EMPTY),
             origins: filled(sizes.origins, || OriginSlot::EMPTY),

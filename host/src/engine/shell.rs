@@ -238,8 +238,8 @@ impl Shell for TokioShell {
         &self.descriptor
     }
 
-    fn unix_time(&self) -> UnixTime {
-        unix_time()
+    fn unix_time(&self) -> Option<UnixTime> {
+        Some(unix_time())
     }
 
     fn rng(&mut self) -> &mut dyn CryptoRng {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::HopInfo;
-use super::open::{Attempts, Opened, Purpose, error_of, is_undelivered, settled};
+use super::open::{Attempts, Opened, Purpose, error_of, settled};
 use super::{Node, OpenError, SendOptions};
 use crate::engine::Command;
 
@@ -93,7 +93,7 @@ impl Answers {
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
             let another = self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts);
             // A request is not sent a second time unless the first one did not arrive.
-            if !another || !is_undelivered(&outcome) || !self.attempts.are_left() {
+            if !another || !outcome.is_undelivered() || !self.attempts.are_left() {
                 self.over = true;
                 return Err(error_of(&outcome).unwrap_or(OpenError::Shutdown));
             }

@@ -196,7 +196,7 @@ impl NodeBuilder {
         let keys = Arc::new(keys.await.ok_or_else(|| StartError("key generation failed".into()))?);
         let node = keys.node;
         // Onions name the next hop's address; on the public network they must not make us call on private ones.
-        let public: Policy = "reject private:*\naccept *:*".parse().expect("a policy");
+        let public = Policy::public();
         let is_public = |address: &SocketAddr| public.decide(*address) == Verdict::Accept;
         let neighbours = advertised.iter().any(is_public).then(|| public.clone());
         let policy = own_addresses_apart(self.policy, advertised.iter().filter(|&address| is_public(address)))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
-use bulbil_core::node::{ConversationId, Outcome};
+use bulbil_core::node::{ConversationId, Outcome, Suspect};
 use bulbil_core::phonebook::{IsolationKey, LastHop, PathError};
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
@@ -195,21 +195,10 @@ impl Node {
     /// Judges how a circuit ended: whom to avoid, and whether another path may do better.
     pub(super) fn learn_from(&self, path: &[HopInfo], outcome: &Outcome, attempts: &mut Attempts) -> bool {
         attempts.failed += 1;
-        let suspect = match (outcome.end, outcome.close) {
-            (Some((EndReason::NextHopUnreachable | EndReason::NextHopLost, hop)), _) => path.get(hop.value() + 1),
-            (Some((EndReason::Busy | EndReason::Shutdown | EndReason::Internal | EndReason::TimedOut, hop)), _)
-                if hop.value() + 1 < path.len() =>
-            {
-                path.get(hop.value())
-            }
-            (Some((EndReason::Busy | EndReason::Shutdown | EndReason::Internal, _)), _) => path.last(),
-            // The exit has spoken about the target: another path would hear the same.
-            (Some(_), _) => return false,
-            (None, Some(CloseReason::NextHopUnreachable | CloseReason::LinkLost)) => path.first(),
-            // Somebody on the path refused, and nobody can prove who: try without blaming anyone.
-            (None, Some(_)) => None,
-            // Our own side broke.
-            (None, None) => return false,
+        let suspect = match outcome.suspect(path.len()) {
+            Some(Suspect::Hop(hop)) => path.get(hop.value()),
+            Some(Suspect::Somebody) => None,
+            None => return false,
         };
         attempts.blind = suspect.is_none();
         match suspect {
@@ -220,22 +209,6 @@ impl Node {
             None => self.inner.directory.doubted(path.iter().map(|hop| hop.node).collect()),
         }
         true
-    }
-}
-
-/// Whether a circuit that ended so has not reached its target, as far as its path can be believed: what was sent may be sent again.
-pub(super) const fn is_undelivered(outcome: &Outcome) -> bool {
-    match (outcome.end, outcome.close) {
-        (Some((EndReason::NextHopUnreachable | EndReason::Busy | EndReason::Shutdown, _)), _) => true,
-        (Some(_), _) | (None, None) => false,
-        (None, Some(reason)) => matches!(
-            reason,
-            CloseReason::OnionRejected
-                | CloseReason::Busy
-                | CloseReason::NextHopUnreachable
-                | CloseReason::RoleRefused
-                | CloseReason::Shutdown
-        ),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bulbil_core::circuit::index::IndexSlot;
+use bulbil_core::circuit::index::{IndexSlot, index_len};
 use bulbil_core::circuit::pool::PoolSlot;
 use bulbil_core::driver::{Driver, LINK_BUFFER_MIN, LinkPlace, OutsidePlace, Places};
 use bulbil_core::link::record::record_len;
@@ -135,7 +135,7 @@ impl Tables {
         Self {
             links: filled(spec.links, || PortSlot::EMPTY),
             circuits: filled(spec.circuits, || NodeCircuit::EMPTY),
-            index: vec![IndexSlot::default(); (spec.circuits * 4).next_power_of_two()],
+            index: vec![IndexSlot::default(); index_len(spec.circuits)],
             cells: vec![PoolSlot::EMPTY; spec.cells],
             onions: filled(spec.onions, || OnionSlot::EMPTY),
             origins: filled(spec.origins, || OriginSlot::EMPTY),

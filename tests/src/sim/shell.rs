@@ -56,6 +56,10 @@ pub(crate) struct SimShell {
 }
 
 impl SimShell {
+    fn calendar(&self) -> UnixTime {
+        UnixTime(fixture::EPOCH.0 + Rc::clone(&self.world).borrow().now / 1_000_000)
+    }
+
     fn after_a_while(&mut self, most: Duration, event: Event) {
         let mut world = self.world.borrow_mut();
         let delay = world.draw((0, most.as_micros() as u64));
@@ -91,7 +95,7 @@ impl Shell for SimShell {
     }
 
     fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; 256])> {
-        let time = self.unix_time();
+        let time = self.calendar();
         let identity = fixture::identity(self.identity.expect("exits have an identity"));
         let parts = ReceiptParts::new(self.node, statement.target, &statement.transcript, time.0);
         let signature = parts.expect("targets of BEGIN are valid").sign(identity, &mut self.rng).expect("a sound key");
@@ -112,8 +116,8 @@ impl Shell for SimShell {
         self.descriptor
     }
 
-    fn unix_time(&self) -> UnixTime {
-        UnixTime(fixture::EPOCH.0 + Rc::clone(&self.world).borrow().now / 1_000_000)
+    fn unix_time(&self) -> Option<UnixTime> {
+        Some(self.calendar())
     }
 
     fn rng(&mut self) -> &mut dyn CryptoRng {
@@ -122,7 +126,7 @@ impl Shell for SimShell {
 
     fn handle_descriptor(&mut self, _link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
         assert!(descriptor.node() != self.node, "no node links to itself");
-        assert!(time.0.abs_diff(self.unix_time().0) <= 1, "clocks agree");
+        assert!(time.0.abs_diff(self.calendar().0) <= 1, "clocks agree");
     }
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {

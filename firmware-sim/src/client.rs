@@ -1,0 +1,303 @@
+//! The node's own request: one fixed message, sent through the network again and again, and its answer.
+
+use core::cell::RefCell;
+use core::convert::Infallible;
+use core::task::Poll;
+use core::time::Duration;
+
+use bulbil_core::client::origin::Receipt;
+use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
+use bulbil_core::crypto::receipt::ReceiptParts;
+use bulbil_core::driver::Driver;
+use bulbil_core::io::ByteStream;
+use bulbil_core::node::{ConversationId, Opening, Outcome, Suspect};
+use bulbil_core::phonebook::{Guards, LastHop, PATH_MAX, PathRequest};
+use bulbil_core::time::Instant;
+use bulbil_core::wire::message::{BeginOptions, begin_room};
+use bulbil_core::wire::{EndReason, NodeId};
+use embedded_io::ErrorType;
+
+use crate::board::{Board, Event, Item, StorageFailed};
+use crate::config::Request;
+use crate::shell::{BoardShell, Outside};
+
+/// Bytes of an answer on their way to the board.
+const ANSWER: usize = 1024;
+/// Pause after a failure, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Nodes that are avoided because they have just failed.
+const AVOIDED: usize = 4;
+
+/// What passes between the circuit and the board.
+pub(crate) struct Exchange {
+    answer: heapless::Vec<u8, ANSWER>,
+    finished: bool,
+}
+
+impl Exchange {
+    pub(crate) const EMPTY: Self = Self { answer: heapless::Vec::new(), finished: false };
+}
+
+/// The application's end of the node's own circuit: asks nothing beyond what left with BEGIN, and takes the answer.
+pub struct OwnStream(&'static RefCell<Exchange>);
+
+impl ErrorType for OwnStream {
+    type Error = Infallible;
+}
+
+impl OwnStream {
+    pub(crate) fn try_read(&self) -> Poll<Result<usize, Infallible>> {
+        Poll::Ready(Ok(0))
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> Poll<Result<usize, Infallible>> {
+        let mut exchange = self.0.borrow_mut();
+        let room = (exchange.answer.capacity() - exchange.answer.len()).min(bytes.len());
+        match bytes.get(..room) {
+            Some(bytes) if room > 0 && exchange.answer.extend_from_slice(bytes).is_ok() => Poll::Ready(Ok(room)),
+            _ => Poll::Pending,
+        }
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.borrow_mut().finished = true;
+    }
+}
+
+/// What the driver has said of the request that is under way.
+#[derive(Default)]
+pub(crate) struct Progress {
+    name: Option<ConversationId>,
+    pub(crate) receipt: Option<Receipt>,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+impl Progress {
+    pub(crate) fn is_of(&self, name: ConversationId) -> bool {
+        self.name == Some(name)
+    }
+}
+
+/// How far the request is.
+enum Stage {
+    /// To be sent then.
+    Waiting(Instant),
+    /// On its way.
+    Open { path: heapless::Vec<NodeId, PATH_MAX> },
+    /// Answered, or failed after it may have arrived, and not to be sent again.
+    Done,
+}
+
+/// The client.
+pub(crate) struct Client {
+    request: Request,
+    exchange: &'static RefCell<Exchange>,
+    guards: Guards,
+    stage: Stage,
+    pause: Duration,
+    avoid: heapless::Vec<NodeId, AVOIDED>,
+    /// The owner knows that no path can be chosen.
+    complained: bool,
+}
+
+impl Client {
+    pub(crate) fn new<B: Board>(
+        request: Request,
+        exchange: &'static RefCell<Exchange>,
+        board: &mut B,
+        now: Instant,
+    ) -> Self {
+        let guards = load_guards(board).unwrap_or_else(|StorageFailed| {
+            board.handle_event(Event::StorageFailed(Item::Guards));
+            Guards::new()
+        });
+        let stage = Stage::Waiting(now);
+        Self { request, exchange, guards, stage, pause: PAUSE.0, avoid: heapless::Vec::new(), complained: false }
+    }
+
+    /// When [`Client::poll`] has something to do at the latest, if nothing comes.
+    pub(crate) const fn poll_timeout(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Waiting(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether the request is neither under way nor to be sent again.
+    pub(crate) const fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// Sends the request when it is time, and hands over what has come.
+    pub(crate) fn poll<B: Board>(
+        &mut self,
+        driver: &mut Driver<'static, 'static, BoardShell<B>>,
+        shell: &mut BoardShell<B>,
+    ) {
+        match &self.stage {
+            Stage::Waiting(until) if shell.now >= *until => self.send(driver, shell),
+            Stage::Open { .. } => self.take(driver, shell),
+            _ => {}
+        }
+    }
+
+    /// No path yet, or no room: later.
+    fn postpone(&mut self, now: Instant) {
+        self.stage = Stage::Waiting(now.after(self.pause));
+        self.pause = (self.pause * 2).min(PAUSE.1);
+    }
+
+    fn send<B: Board>(&mut self, driver: &mut Driver<'static, 'static, BoardShell<B>>, shell: &mut BoardShell<B>) {
+        let (now, Request { target, bytes, .. }) = (shell.now, &self.request);
+        let Some(time) = shell.time else { return self.stage = Stage::Waiting(now.after(PAUSE.0)) };
+        let wanted = PathRequest {
+            hops: self.request.hops,
+            last: LastHop::from(target),
+            strictness: self.request.strictness,
+            avoid: &self.avoid,
+            now: time,
+        };
+        let before: heapless::Vec<NodeId, 3> = self.guards.nodes().iter().copied().collect();
+        let path = shell.phonebook.choose_path(&wanted, &mut self.guards, shell.board.rng());
+        if self.guards.nodes() != before.as_slice() {
+            keep_guards(&self.guards, &mut shell.board);
+        }
+        let Ok(path) = path else {
+            // Those that were avoided may be all that there is.
+            if self.avoid.is_empty() && !core::mem::replace(&mut self.complained, true) {
+                shell.board.handle_event(Event::NoPath);
+            }
+            self.avoid.clear();
+            return self.postpone(now);
+        };
+        let hops: heapless::Vec<HopSpec<'_>, PATH_MAX> = path
+            .hops()
+            .iter()
+            .filter_map(|hop| {
+                let key = &shell.phonebook.descriptor_of(hop)?.onion_key;
+                Some(HopSpec { node: hop.node, key, address: hop.address })
+            })
+            .collect();
+        let mut onion = [0; ONION_LEN];
+        let built = build(&hops, &mut onion, shell.board.rng());
+        drop(hops);
+        let (Some(first), Ok(keys)) = (path.hops().first(), built) else { return self.postpone(now) };
+        debug_assert!(bytes.len() <= begin_room(target));
+        let opening = Opening {
+            node: first.node,
+            address: first.address,
+            onion: &onion,
+            keys: &keys,
+            target,
+            options: BeginOptions { sign: self.request.sign, once: true },
+            first: bytes,
+        };
+        let Ok(name) = driver.open(&opening, now) else { return self.postpone(now) };
+        self.stage = Stage::Open { path: path.hops().iter().map(|hop| hop.node).collect() };
+        *self.exchange.borrow_mut() = Exchange::EMPTY;
+        shell.progress = Progress { name: Some(name), receipt: None, outcome: None };
+        driver.attach(shell, name, Outside::Own(OwnStream(self.exchange)), now);
+    }
+
+    fn take<B: Board>(&mut self, driver: &mut Driver<'static, 'static, BoardShell<B>>, shell: &mut BoardShell<B>) {
+        let mut exchange = self.exchange.borrow_mut();
+        if !exchange.answer.is_empty() {
+            shell.board.handle_event(Event::Answer(&exchange.answer));
+            exchange.answer.clear();
+            if let Some(name) = shell.progress.name {
+                driver.node_mut().call_again(name);
+            }
+        }
+        let finished = exchange.finished;
+        drop(exchange);
+        let Some(outcome) = shell.progress.outcome else { return };
+        let Stage::Open { path } = core::mem::replace(&mut self.stage, Stage::Done) else { return };
+        let Progress { receipt, .. } = core::mem::take(&mut shell.progress);
+        let whole = finished && matches!(outcome.end, None | Some((EndReason::Done, _)));
+        if whole {
+            let receipt = self.request.sign.then(|| {
+                let exit = path.last().zip(receipt);
+                exit.is_some_and(|(exit, receipt)| self.verifies(shell, *exit, &receipt))
+            });
+            shell.board.handle_event(Event::Answered { receipt });
+            path.iter().for_each(|node| shell.phonebook.record_success(node));
+            self.pause = PAUSE.0;
+            self.avoid.clear();
+        } else {
+            self.learn(&outcome, &path, shell);
+            shell.board.handle_event(Event::RequestFailed(outcome));
+        }
+        match self.request.every {
+            // What may have arrived is not sent a second time before its time.
+            _ if !whole && outcome.is_undelivered() => self.postpone(shell.now),
+            Some(every) => self.stage = Stage::Waiting(shell.now.after(every)),
+            None => {}
+        }
+    }
+
+    fn verifies<B: Board>(&self, shell: &BoardShell<B>, exit: NodeId, receipt: &Receipt) -> bool {
+        let parts = ReceiptParts::new(exit, &self.request.target, &receipt.transcript, receipt.time.0);
+        let identity = shell.phonebook.get(&exit).map(|entry| &entry.descriptor().identity);
+        parts.ok().zip(identity).is_some_and(|(parts, identity)| parts.verify(identity, &receipt.signature).is_ok())
+    }
+
+    fn learn<B: Board>(&mut self, outcome: &Outcome, path: &[NodeId], shell: &mut BoardShell<B>) {
+        let Some(suspect) = outcome.suspect(path.len()) else { return };
+        if let Suspect::Hop(hop) = suspect
+            && let Some(&node) = path.get(hop.value())
+        {
+            if let Some(time) = shell.time {
+                shell.phonebook.record_failure(&node, time);
+            }
+            if self.avoid.is_full() {
+                self.avoid.clear();
+            }
+            let _room_was_made = self.avoid.push(node);
+        }
+        shell.contacts.doubt(shell.now);
+    }
+}
+
+fn load_guards<B: Board>(board: &mut B) -> Result<Guards, StorageFailed> {
+    let mut bytes = [0; crate::board::ITEM_MAX_LEN];
+    let len = board.load(Item::Guards, &mut bytes)?.unwrap_or(0);
+    let (nodes, _rest) = bytes.get(..len).unwrap_or(&[]).as_chunks::<32>();
+    Ok(Guards::restore(nodes.iter().copied().map(NodeId)))
+}
+
+fn keep_guards<B: Board>(guards: &Guards, board: &mut B) {
+    let bytes: heapless::Vec<u8, { 3 * 32 }> = guards.nodes().iter().flat_map(|node| node.0).collect();
+    if board.store(Item::Guards, &bytes).is_err() {
+        board.handle_event(Event::StorageFailed(Item::Guards));
+    }
+}
+
+impl ErrorType for Outside {
+    type Error = embedded_io::ErrorKind;
+}
+
+impl ByteStream for Outside {
+    fn try_read(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, Self::Error>> {
+        match self {
+            Self::Target(stream) => stream.try_read(buffer),
+            Self::Own(stream) => stream.try_read().map_err(|never| match never {}),
+        }
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> Poll<Result<usize, Self::Error>> {
+        match self {
+            Self::Target(stream) => stream.try_write(bytes),
+            Self::Own(stream) => stream.try_write(bytes).map_err(|never| match never {}),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Self::Error> {
+        match self {
+            Self::Target(stream) => stream.finish(),
+            Self::Own(stream) => {
+                stream.finish();
+                Ok(())
+            }
+        }
+    }
+}
