@@ -4,7 +4,7 @@
 //! also lets another process read while the server writes, so that `bulbil auth users` and a backup (`sqlite3 FILE .backup`) work on a running server;
 //! redb locks its file for one process. The price is C code, compiled in, of the most tested kind there is.
 //!
-//! Writes go to one thread. It takes what has arrived, up to [`BATCH`] changes, into one transaction and syncs once for
+//! Writes go to one thread. It takes what has arrived, up to `BATCH` changes, into one transaction and syncs once for
 //! all of them; only then are they acknowledged. So the more clients wait for the disk, the less each of them costs. The
 //! comparison of revisions happens within that transaction, so two changes made from the same revision never both count.
 

@@ -2,8 +2,8 @@
 //!
 //! Everything that a client may make it hold is bounded: connections in all and from one address, the bytes of a frame (the
 //! core's bound, checked as soon as the two length bytes are there, before room is made for the rest), the time without a request, the time
-//! for a whole one, the private-key operations at one time (as many as cores) and the answers in work ([`ANSWERING`]).
-//! Who gives way when there are too many connections is [`places`]' to decide.
+//! for a whole one, the private-key operations at one time (as many as cores) and the answers in work (`ANSWERING`).
+//! Who gives way when there are too many connections is `places`' to decide.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
