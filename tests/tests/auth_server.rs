@@ -55,7 +55,8 @@ async fn sign_up(client: &Client, server: &PublicKey, number: usize, lives: &mut
             // The lost answer would have been that it was done.
             Ok(Said::Log(Status::NameTaken)) if lost_an_answer => return,
             Ok(said) => panic!("{said:?} to {number}"),
-            Err(_) => {
+            Err(error) => {
+                eprintln!("{number}, life {life}: {error}");
                 lost_an_answer = true;
                 lives.wait_for(|now| *now > life).await.expect("the server is started again");
             }
