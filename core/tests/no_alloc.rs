@@ -180,8 +180,8 @@ impl Shell for TestShell {
         &self.descriptor
     }
 
-    fn unix_time(&self) -> UnixTime {
-        NOW
+    fn unix_time(&self) -> Option<UnixTime> {
+        Some(NOW)
     }
 
     fn rng(&mut self) -> &mut dyn CryptoRng {

@@ -6,15 +6,15 @@ use core::task::Poll;
 use core::time::Duration;
 
 use bulbil_core::client::origin::Receipt;
-use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
+use bulbil_core::crypto::onion::{HopSpec, build};
 use bulbil_core::crypto::receipt::ReceiptParts;
 use bulbil_core::driver::Driver;
 use bulbil_core::io::ByteStream;
-use bulbil_core::node::{ConversationId, Opening, Outcome, Suspect};
-use bulbil_core::phonebook::{Guards, LastHop, PATH_MAX, PathRequest};
+use bulbil_core::node::{ConversationId, Outcome, Plan, Suspect};
+use bulbil_core::phonebook::{Guards, LastHop, PATH_MAX, Path, PathRequest};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
-use bulbil_core::wire::{EndReason, NodeId};
+use bulbil_core::wire::{EndReason, NodeId, UnixTime};
 use embedded_io::ErrorType;
 
 use crate::board::{Board, Event, Item, StorageFailed};
@@ -22,7 +22,7 @@ use crate::config::Request;
 use crate::shell::{BoardShell, Outside};
 
 /// Bytes of an answer on their way to the board.
-const ANSWER: usize = 1024;
+const ANSWER: usize = 512;
 /// Pause after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// Nodes that are avoided because they have just failed.
@@ -148,11 +148,20 @@ impl Client {
     }
 
     fn send<B: Board>(&mut self, driver: &mut Driver<'static, 'static, BoardShell<B>>, shell: &mut BoardShell<B>) {
-        let (now, Request { target, bytes, .. }) = (shell.now, &self.request);
+        let now = shell.now;
         let Some(time) = shell.time else { return self.stage = Stage::Waiting(now.after(PAUSE.0)) };
+        match self.choose(shell, time) {
+            Some(path) => self.launch(driver, shell, &path),
+            None => self.postpone(now),
+        }
+    }
+
+    /// A path, if there is one.
+    #[inline(never)]
+    fn choose<B: Board>(&mut self, shell: &mut BoardShell<B>, time: UnixTime) -> Option<Path> {
         let wanted = PathRequest {
             hops: self.request.hops,
-            last: LastHop::from(target),
+            last: LastHop::from(&self.request.target),
             strictness: self.request.strictness,
             avoid: &self.avoid,
             now: time,
@@ -162,14 +171,25 @@ impl Client {
         if self.guards.nodes() != before.as_slice() {
             keep_guards(&self.guards, &mut shell.board);
         }
-        let Ok(path) = path else {
+        if path.is_err() {
             // Those that were avoided may be all that there is.
             if self.avoid.is_empty() && !core::mem::replace(&mut self.complained, true) {
                 shell.board.handle_event(Event::NoPath);
             }
             self.avoid.clear();
-            return self.postpone(now);
-        };
+        }
+        path.ok()
+    }
+
+    /// Builds the onion and sends it on its way. Not inlined, as that takes more of the stack than most.
+    #[inline(never)]
+    fn launch<B: Board>(
+        &mut self,
+        driver: &mut Driver<'static, 'static, BoardShell<B>>,
+        shell: &mut BoardShell<B>,
+        path: &Path,
+    ) {
+        let (now, Request { target, bytes, .. }) = (shell.now, &self.request);
         let hops: heapless::Vec<HopSpec<'_>, PATH_MAX> = path
             .hops()
             .iter()
@@ -178,27 +198,26 @@ impl Client {
                 Some(HopSpec { node: hop.node, key, address: hop.address })
             })
             .collect();
-        let mut onion = [0; ONION_LEN];
-        let built = build(&hops, &mut onion, shell.board.rng());
-        drop(hops);
-        let (Some(first), Ok(keys)) = (path.hops().first(), built) else { return self.postpone(now) };
+        let Some(first) = path.hops().first() else { return self.postpone(now) };
         debug_assert!(bytes.len() <= begin_room(target));
-        let opening = Opening {
+        let plan = Plan {
             node: first.node,
             address: first.address,
-            onion: &onion,
-            keys: &keys,
             target,
             options: BeginOptions { sign: self.request.sign, once: true },
             first: bytes,
         };
-        let Ok(name) = driver.open(&opening, now) else { return self.postpone(now) };
+        let rng = shell.board.rng();
+        let opened = driver.open_in_place(&plan, |onion| build(&hops, onion, rng).ok(), now);
+        drop(hops);
+        let Ok(name) = opened else { return self.postpone(now) };
         self.stage = Stage::Open { path: path.hops().iter().map(|hop| hop.node).collect() };
         *self.exchange.borrow_mut() = Exchange::EMPTY;
         shell.progress = Progress { name: Some(name), receipt: None, outcome: None };
         driver.attach(shell, name, Outside::Own(OwnStream(self.exchange)), now);
     }
 
+    #[inline(never)]
     fn take<B: Board>(&mut self, driver: &mut Driver<'static, 'static, BoardShell<B>>, shell: &mut BoardShell<B>) {
         let mut exchange = self.exchange.borrow_mut();
         if !exchange.answer.is_empty() {

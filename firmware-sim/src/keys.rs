@@ -48,21 +48,23 @@ impl core::fmt::Display for KeyError {
 
 impl core::error::Error for KeyError {}
 
-/// The keys of a node that answers links.
-struct Serving {
-    identity: IdentitySecret,
-    onion: OnionKeys,
-    /// The descriptor that is shown; empty until the time is known.
-    descriptor: heapless::Vec<u8, DESCRIPTOR_MAX_LEN>,
-    /// When the onion key is to be replaced, or the first descriptor signed.
-    due: Instant,
+/// The keys that outlive a restart.
+pub(crate) struct Stored {
+    node: NodeId,
+    link: LinkSecret,
+    /// Of a node that answers links.
+    identity: Option<IdentitySecret>,
 }
 
 /// The keys of a node.
 pub(crate) struct Keys {
-    node: NodeId,
-    link: LinkSecret,
-    serving: Option<Serving>,
+    stored: Stored,
+    /// `None` until the time is known: it would age unused.
+    onion: Option<OnionKeys>,
+    /// The descriptor that is shown; empty until then.
+    descriptor: heapless::Vec<u8, DESCRIPTOR_MAX_LEN>,
+    /// When the onion key is to be made or replaced.
+    due: Instant,
 }
 
 /// What came of looking after the keys.
@@ -78,21 +80,17 @@ pub(crate) enum Care {
     Failed,
 }
 
-impl Keys {
-    /// The keys in the board's storage, and a fresh onion key.
-    pub(crate) fn load<B: Board>(config: &Config, board: &mut B, now: Instant) -> Result<Self, KeyError> {
+impl Stored {
+    /// The keys in the board's storage. Not inlined, as a node's start has to fit the stack together with what RSA takes of it.
+    #[inline(never)]
+    pub(crate) fn load<B: Board>(config: &Config, board: &mut B) -> Result<Self, KeyError> {
         let mut buffer = [0; ITEM_MAX_LEN];
-        let keys = Self::read(config, board, &mut buffer, now);
+        let keys = Self::read(config, board, &mut buffer);
         buffer.zeroize();
         keys
     }
 
-    fn read<B: Board>(
-        config: &Config,
-        board: &mut B,
-        buffer: &mut [u8; ITEM_MAX_LEN],
-        now: Instant,
-    ) -> Result<Self, KeyError> {
+    fn read<B: Board>(config: &Config, board: &mut B, buffer: &mut [u8; ITEM_MAX_LEN]) -> Result<Self, KeyError> {
         let stored = board.load(Item::LinkKey, buffer).map_err(|_| KeyError::Storage)?;
         let link = match stored {
             Some(len) => {
@@ -111,45 +109,50 @@ impl Keys {
             // A client that answers no links shows itself to nobody.
             let mut id = [0; 32];
             board.rng().fill_bytes(&mut id);
-            return Ok(Self { node: NodeId(id), link, serving: None });
+            return Ok(Self { node: NodeId(id), link, identity: None });
         }
         let stored = board.load(Item::Identity, buffer).map_err(|_| KeyError::Storage)?;
         let der = buffer.get(..stored.ok_or(KeyError::NoIdentity)?).ok_or(KeyError::Storage)?;
         let identity = IdentitySecret::from_pkcs8(der).map_err(|_| KeyError::BadIdentity)?;
-        let onion = OnionKeys::new(OnionSecret::generate(OnionKeyKind::XWing, board.rng()), None);
-        let serving = Serving { identity, onion, descriptor: heapless::Vec::new(), due: now };
-        Ok(Self { node: serving.identity.node_id(), link, serving: Some(serving) })
+        Ok(Self { node: identity.node_id(), link, identity: Some(identity) })
+    }
+}
+
+impl Keys {
+    /// These keys, and no onion key yet.
+    pub(crate) const fn new(stored: Stored, now: Instant) -> Self {
+        Self { stored, onion: None, descriptor: heapless::Vec::new(), due: now }
     }
 
     /// Who the node is.
     pub(crate) const fn node(&self) -> NodeId {
-        self.node
+        self.stored.node
     }
 
     pub(crate) const fn link(&self) -> &LinkSecret {
-        &self.link
+        &self.stored.link
     }
 
-    pub(crate) fn identity(&self) -> Option<&IdentitySecret> {
-        self.serving.as_ref().map(|serving| &serving.identity)
+    pub(crate) const fn identity(&self) -> Option<&IdentitySecret> {
+        self.stored.identity.as_ref()
     }
 
-    pub(crate) fn onion(&self) -> Option<&OnionKeys> {
-        self.serving.as_ref().map(|serving| &serving.onion)
+    pub(crate) const fn onion(&self) -> Option<&OnionKeys> {
+        self.onion.as_ref()
     }
 
     /// The descriptor that is shown; empty if there is none.
     pub(crate) fn descriptor(&self) -> &[u8] {
-        self.serving.as_ref().map_or(&[], |serving| serving.descriptor.as_slice())
+        &self.descriptor
     }
 
     /// When [`Keys::look_after`] has something to do at the latest.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.serving.as_ref().map(|serving| serving.due)
+        self.stored.identity.is_some().then_some(self.due)
     }
 
-    /// Signs the first descriptor once the time is known, and replaces the onion key when it is due, or early if `full` says that its replay
-    /// set has no more room.
+    /// Makes the first onion key once the time is known, and replaces it when that is due, or early if `full` says that its replay set has no
+    /// more room.
     pub(crate) fn look_after(
         &mut self,
         config: &Config,
@@ -157,35 +160,39 @@ impl Keys {
         full: bool,
         rng: &mut dyn CryptoRng,
     ) -> Care {
-        let Some(serving) = &mut self.serving else { return Care::Nothing };
-        if now < serving.due && !full {
+        if self.stored.identity.is_none() || (now < self.due && !full) {
             return Care::Nothing;
         }
         let Some(time) = time else {
             // Met contacts tell the time; there is nothing to be signed before.
-            serving.due = now.after(Duration::from_secs(1));
+            self.due = now.after(Duration::from_secs(1));
             return Care::Nothing;
         };
-        let link = self.link.public().0;
-        if serving.descriptor.is_empty() {
-            let card = describe(config, &serving.identity, link, serving.onion.current(), (now, time), rng);
-            let Some(card) = card else {
-                serving.due = now.after(RETRY);
-                return Care::Failed;
-            };
-            serving.descriptor = card;
-            serving.due = now.after(period(config));
-            return Care::Published;
-        }
+        self.renew(config, (now, time), rng)
+    }
+
+    /// A new onion key, and a descriptor that announces it. Until it is signed the old ones stay.
+    #[inline(never)]
+    fn renew(&mut self, config: &Config, (now, time): (Instant, UnixTime), rng: &mut dyn CryptoRng) -> Care {
+        let Some(identity) = &self.stored.identity else { return Care::Nothing };
         let secret = OnionSecret::generate(OnionKeyKind::XWing, rng);
-        let Some(card) = describe(config, &serving.identity, link, &secret, (now, time), rng) else {
-            serving.due = now.after(RETRY);
+        let link = self.stored.link.public().0;
+        let Some(card) = describe(config, identity, link, &secret, (now, time), rng) else {
+            self.due = now.after(RETRY);
             return Care::Failed;
         };
-        serving.onion.rotate(secret);
-        serving.descriptor = card;
-        serving.due = now.after(period(config));
-        Care::Rotated
+        self.descriptor = card;
+        self.due = now.after(period(config));
+        match &mut self.onion {
+            Some(keys) => {
+                keys.rotate(secret);
+                Care::Rotated
+            }
+            none => {
+                *none = Some(OnionKeys::new(secret, None));
+                Care::Published
+            }
+        }
     }
 }
 
@@ -195,6 +202,7 @@ fn period(config: &Config) -> Duration {
 }
 
 /// A signed descriptor that announces `onion`.
+#[inline(never)]
 fn describe(
     config: &Config,
     identity: &IdentitySecret,

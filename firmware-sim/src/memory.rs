@@ -12,6 +12,8 @@ use smoltcp::socket::dns::DnsQuery;
 
 use crate::board::Board;
 use crate::client::Exchange;
+use crate::config::Config;
+use crate::keys::Keys;
 use crate::net::{self, Net, QUERIES, SocketPlace, Sockets};
 use crate::shell::BoardShell;
 use crate::target::Dial;
@@ -93,7 +95,8 @@ impl<const L: usize, const C: usize, const I: usize, const P: usize, const N: us
 /// | `TARGETS` | TCP sockets for an exit's targets; a conversation beyond them is answered "busy" |
 /// | `SOCKETS` | all sockets: both of these, and one for names |
 /// | `NODES` | places in the phonebook |
-/// | `TCP` | bytes of a socket's buffer, each way: TCP's window |
+/// | `RECEIVE` | bytes that a socket holds of what came: TCP's window |
+/// | `SEND` | bytes that it holds of what leaves, until they are acknowledged |
 pub struct Memory<
     B: Board,
     T: Tables,
@@ -103,7 +106,8 @@ pub struct Memory<
     const TARGETS: usize,
     const SOCKETS: usize,
     const NODES: usize,
-    const TCP: usize,
+    const RECEIVE: usize,
+    const SEND: usize,
 > {
     tables: T,
     links: heapless::Vec<LinkPlace<'static, BoardShell<B>>, LINKS>,
@@ -113,13 +117,25 @@ pub struct Memory<
     storage: [SocketStorage<'static>; SOCKETS],
     link_sockets: heapless::Vec<SocketPlace, LINK_SOCKETS>,
     target_sockets: heapless::Vec<SocketPlace, TARGETS>,
-    link_tcp: [[[u8; TCP]; 2]; LINK_SOCKETS],
-    target_tcp: [[[u8; TCP]; 2]; TARGETS],
+    link_tcp: [TcpBuffers<RECEIVE, SEND>; LINK_SOCKETS],
+    target_tcp: [TcpBuffers<RECEIVE, SEND>; TARGETS],
     queries: [Option<DnsQuery>; QUERIES],
     dials: [Option<Dial>; TARGETS],
     phonebook: [Option<Entry>; NODES],
     net: OnceCell<RefCell<Net>>,
     exchange: RefCell<Exchange>,
+    keys: Option<Keys>,
+    config: Option<Config>,
+}
+
+/// What a TCP socket holds.
+struct TcpBuffers<const RECEIVE: usize, const SEND: usize> {
+    receive: [u8; RECEIVE],
+    send: [u8; SEND],
+}
+
+impl<const RECEIVE: usize, const SEND: usize> TcpBuffers<RECEIVE, SEND> {
+    const EMPTY: Self = Self { receive: [0; RECEIVE], send: [0; SEND] };
 }
 
 /// A static structure and its size.
@@ -150,6 +166,8 @@ pub(crate) struct Lent<B: Board> {
     pub(crate) phonebook: &'static mut [Option<Entry>],
     pub(crate) net: &'static OnceCell<RefCell<Net>>,
     pub(crate) exchange: &'static RefCell<Exchange>,
+    pub(crate) keys: &'static mut Option<Keys>,
+    pub(crate) config: &'static mut Option<Config>,
 }
 
 impl<
@@ -161,8 +179,9 @@ impl<
     const TARGETS: usize,
     const SOCKETS: usize,
     const NODES: usize,
-    const TCP: usize,
-> Memory<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>
+    const RECEIVE: usize,
+    const SEND: usize,
+> Memory<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>
 {
     /// Empty memory.
     #[must_use]
@@ -172,7 +191,8 @@ impl<
             assert!(LINKS == T::LINKS && CIRCUITS == T::CIRCUITS, "the node's tables and its streams belong together");
             assert!(LINK_SOCKETS == LINKS + SPARE, "a link needs a socket, and one is to refuse newcomers with");
             assert!(SOCKETS == LINK_SOCKETS + TARGETS + 1, "every socket needs its place, and so do names");
-            assert!(TCP >= 1460, "TCP's window must hold a segment");
+            assert!(RECEIVE >= 1460, "TCP's window must hold a segment");
+            assert!(SEND >= record_len(1), "a record with a cell should leave in one piece");
         }
         Self {
             tables: T::EMPTY,
@@ -183,13 +203,15 @@ impl<
             storage: [const { SocketStorage::EMPTY }; SOCKETS],
             link_sockets: heapless::Vec::new(),
             target_sockets: heapless::Vec::new(),
-            link_tcp: [[[0; TCP]; 2]; LINK_SOCKETS],
-            target_tcp: [[[0; TCP]; 2]; TARGETS],
+            link_tcp: [const { TcpBuffers::EMPTY }; LINK_SOCKETS],
+            target_tcp: [const { TcpBuffers::EMPTY }; TARGETS],
             queries: [const { None }; QUERIES],
             dials: [const { None }; TARGETS],
             phonebook: [const { None }; NODES],
             net: OnceCell::new(),
             exchange: RefCell::new(Exchange::EMPTY),
+            keys: None,
+            config: None,
         }
     }
 
@@ -210,7 +232,7 @@ impl<
 
     /// Every structure with its size: their sum is the size of this type, but for padding.
     #[must_use]
-    pub const fn parts() -> [Part; 13] {
+    pub const fn parts() -> [Part; 15] {
         [
             Part::of::<T>("node: links, circuits, cells, onions, replay tags", 1),
             Part::of::<LinkPlace<'static, BoardShell<B>>>("link streams and keys", LINKS),
@@ -219,12 +241,14 @@ impl<
             Part::of::<[u8; SCRATCH]>("bytes between conversations and cells", 1),
             Part::of::<SocketStorage<'static>>("sockets", SOCKETS),
             Part::of::<SocketPlace>("socket uses", LINK_SOCKETS + TARGETS),
-            Part::of::<[[u8; TCP]; 2]>("TCP windows of links", LINK_SOCKETS),
-            Part::of::<[[u8; TCP]; 2]>("TCP windows of targets", TARGETS),
+            Part::of::<TcpBuffers<RECEIVE, SEND>>("TCP buffers of links", LINK_SOCKETS),
+            Part::of::<TcpBuffers<RECEIVE, SEND>>("TCP buffers of targets", TARGETS),
             Part::of::<Option<DnsQuery>>("names being resolved", QUERIES),
             Part::of::<Option<Dial>>("targets being reached", TARGETS),
             Part::of::<Option<Entry>>("phonebook", NODES),
             Part::of::<(OnceCell<RefCell<Net>>, RefCell<Exchange>)>("network interface, own request", 1),
+            Part::of::<Option<Keys>>("keys and descriptor", 1),
+            Part::of::<Option<Config>>("configuration", 1),
         ]
     }
 
@@ -234,8 +258,10 @@ impl<
             let full = self.links.push(LinkPlace::new(input, output));
             debug_assert!(full.is_ok(), "as many places as buffers, and lent once");
         }
-        fn pairs<const N: usize>(buffers: &'static mut [[[u8; N]; 2]]) -> impl Iterator<Item = [&'static mut [u8]; 2]> {
-            buffers.iter_mut().map(|[receive, send]| [receive.as_mut_slice(), send.as_mut_slice()])
+        fn pairs<const R: usize, const S: usize>(
+            buffers: &'static mut [TcpBuffers<R, S>],
+        ) -> impl Iterator<Item = [&'static mut [u8]; 2]> {
+            buffers.iter_mut().map(|TcpBuffers { receive, send }| [receive.as_mut_slice(), send.as_mut_slice()])
         }
         let mut set = SocketSet::new(self.storage.as_mut_slice());
         let links = net::add_sockets(&mut set, &mut self.link_sockets, pairs(&mut self.link_tcp));
@@ -250,6 +276,8 @@ impl<
             phonebook: &mut self.phonebook,
             net: &self.net,
             exchange: &self.exchange,
+            keys: &mut self.keys,
+            config: &mut self.config,
         }
     }
 }

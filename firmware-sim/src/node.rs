@@ -18,8 +18,8 @@ use crate::calendar::Calendar;
 use crate::client::{Client, Progress};
 use crate::config::Config;
 use crate::contacts::Contacts;
-use crate::keys::{Care, KeyError, Keys};
-use crate::memory::{Limits, Memory, Tables};
+use crate::keys::{Care, KeyError, Keys, Stored};
+use crate::memory::{Lent, Limits, Memory, Tables};
 use crate::net::{self, Net, Use};
 use crate::shell::{BoardShell, Outside};
 use crate::target::Dials;
@@ -82,27 +82,42 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         const TARGETS: usize,
         const SOCKETS: usize,
         const NODES: usize,
-        const TCP: usize,
+        const RECEIVE: usize,
+        const SEND: usize,
     >(
-        memory: &'static mut Memory<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>,
-        mut device: D,
+        memory: &'static mut Memory<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>,
+        device: D,
         mut board: B,
-        mut config: Config,
+        config: Config,
     ) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
         let now = board.now();
-        let keys = Keys::load(&config, &mut board, now).map_err(StartError::Keys)?;
-        let limits = Memory::<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, TCP>::limits();
-        let lent = memory.lend();
+        let keys = Stored::load(&config, &mut board).map_err(StartError::Keys)?;
+        let limits = Memory::<B, T, LINKS, CIRCUITS, LINK_SOCKETS, TARGETS, SOCKETS, NODES, RECEIVE, SEND>::limits();
+        Self::assemble(memory.lend(), &limits, device, board, (config, keys), now)
+    }
+
+    /// Not inlined: what it takes of the stack must not lie under what loading an RSA key takes.
+    #[inline(never)]
+    fn assemble(
+        lent: Lent<B>,
+        limits: &Limits,
+        mut device: D,
+        mut board: B,
+        (mut config, keys): (Config, Stored),
+        now: Instant,
+    ) -> Result<Self, StartError> {
         let seed = board.rng().next_u64();
         let serving = config.is_serving();
         let stack = Net::new(&config.network, serving, &mut device, seed, lent.sockets, now);
         let stack = RefCell::new(stack.map_err(StartError::Config)?);
         let net = lent.net.get_or_init(|| stack);
-        let node = Node::new(core_config(&config, keys.node(), &limits), lent.tables, board.rng());
+        let keys = lent.keys.insert(Keys::new(keys, now));
+        let node = Node::new(core_config(&config, keys.node(), limits), lent.tables, board.rng());
         let node = node.map_err(StartError::Config)?;
         let driver = Driver::new(node, Places { links: lent.links, outsides: lent.outsides, scratch: lent.scratch });
         let client = config.client.take().map(|request| Client::new(request, lent.exchange, &mut board, now));
+        let config: &Config = lent.config.insert(config);
         let shell = BoardShell {
             net,
             phonebook: Phonebook::new(lent.phonebook, Some(keys.node())),
@@ -110,7 +125,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
             contacts: Contacts::new(&config.contacts, now),
             calendar: Calendar::default(),
             dials: Dials::new(lent.dials),
-            public: is_public(&config),
+            public: is_public(config),
             config,
             progress: Progress::default(),
             failed_links: heapless::Deque::new(),
@@ -165,6 +180,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
     }
 
     /// Looks at every socket: new links, links and targets that have been reached, and whatever has come. Answers whether there may be more.
+    #[inline(never)]
     fn service_sockets(&mut self, now: Instant) -> bool {
         let mut busy = false;
         loop {
@@ -219,6 +235,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         }
     }
 
+    #[inline(never)]
     fn reach_targets(&mut self, now: Instant) {
         loop {
             let Some(policy) = &self.shell.config.exit else { return };
@@ -230,11 +247,12 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         }
     }
 
+    #[inline(never)]
     fn look_after_keys(&mut self, now: Instant) {
         let full = self.driver.node().is_rotation_due();
         let shell = &mut self.shell;
         let time = (now, shell.time);
-        match shell.keys.look_after(&shell.config, time, full, shell.board.rng()) {
+        match shell.keys.look_after(shell.config, time, full, shell.board.rng()) {
             Care::Nothing => {}
             Care::Published => shell.board.handle_event(Event::Published),
             Care::Rotated => {
@@ -245,6 +263,7 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         }
     }
 
+    #[inline(never)]
     fn visit_contacts(&mut self, now: Instant) {
         // A relay or an exit that knows the time needs nobody; a client needs a path.
         if self.stopping.is_some() || (self.client.is_none() && self.shell.time.is_some()) {

@@ -44,12 +44,12 @@ pub enum Outside {
 pub struct BoardShell<B: Board> {
     pub(crate) board: B,
     pub(crate) net: &'static RefCell<Net>,
-    pub(crate) keys: Keys,
+    pub(crate) keys: &'static mut Keys,
     pub(crate) phonebook: Phonebook<'static>,
     pub(crate) contacts: Contacts,
     pub(crate) calendar: Calendar,
     pub(crate) dials: Dials,
-    pub(crate) config: Config,
+    pub(crate) config: &'static Config,
     /// The node is on the public network: onions must not make it call on private ones.
     pub(crate) public: bool,
     /// What became of the node's own request.

@@ -108,6 +108,10 @@ fn prepare() -> Result<Option<Tap>, Box<dyn std::error::Error>> {
     let tap = Tap::open("gone0")?;
     namespace::bring_up("lo")?;
     Bridge::create(BRIDGE, &host_addresses())?;
+    // At once, as `Bridge::create` promises.
+    for (address, _) in host_addresses() {
+        UdpSocket::bind((address, 0)).map_err(|error| format!("{address}: {error}"))?;
+    }
     // Here and not in a trial: a child has copies of all open devices for a moment, and what is open is not gone.
     let removed = Command::new("ip").args(["link", "delete", "gone0"]).status();
     Ok(if removed.is_ok_and(|status| status.success()) { Some(tap) } else { None })

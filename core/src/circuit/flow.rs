@@ -129,22 +129,32 @@ impl Flow {
     /// Fits the room to what the flow uses, called when a cell's room came free.
     ///
     /// A flow whose sender uses its room while nothing piles up here gets one more cell per cell (so its window doubles each round
-    /// trip) as long as less than half of the pool is promised; when less than an eighth is left, a flow gives room back.
+    /// trip), until what it has beyond the minimum is as much as the pool has left beyond a quarter, which is for new circuits. So flows
+    /// that use their room come to the same share, however many they are and whoever came first: as more come, less is left, and those
+    /// that have more give room back, cell by cell; all at once when less than an eighth is left.
     fn resize(&mut self, pool: &mut Pool<'_>, growth: Growth) {
         if self.window == 0 {
             // The sender is gone: room that comes free is nobody's.
             pool.release(core::mem::take(&mut self.due));
             return;
         }
-        let scarce = pool.unreserved() < pool.capacity() / 8;
-        if scarce && self.window > growth.min {
-            let excess = (self.window - growth.min).min(self.due);
+        let extra = self.window.saturating_sub(growth.min);
+        let share = pool.unreserved().saturating_sub(pool.capacity() / 4);
+        let excess = match usize::from(extra) {
+            0 => 0,
+            _ if pool.unreserved() < pool.capacity() / 8 => extra,
+            // A little more than its share is not worth moving room to and fro.
+            has if has > share + share / 4 => 1,
+            _ => 0,
+        };
+        if excess > 0 {
+            let excess = excess.min(self.due);
             self.window -= excess;
             self.due -= excess;
             pool.release(excess);
         } else if self.window < growth.max
             && self.waiting.len() <= self.window / 2
-            && pool.unreserved() > pool.capacity() / 2
+            && usize::from(extra) < share
             && pool.reserve(1)
         {
             self.window += 1;
@@ -242,11 +252,37 @@ mod tests {
                 flow.announce();
             }
         }
-        assert_eq!(pool.unreserved(), 256 / 8, "gives room back until an eighth of the pool is free");
-        assert!(flow.room() < 64);
+        assert_eq!(flow.room(), GROWTH.min, "gives all of it back while the pool is short of room for new circuits");
         flow.close(&mut pool);
         pool.release(rest);
         assert_eq!(pool.reserved(), 0);
+    }
+
+    #[test]
+    fn flows_come_to_the_same_share_whoever_came_first() {
+        const GREEDY: Growth = Growth { min: 8, max: 200 };
+        let mut slots = vec![PoolSlot::EMPTY; 256];
+        let mut pool = Pool::new(&mut slots);
+        let mut flows = vec![];
+        for count in 1..=6 {
+            flows.push(Flow::open(&mut pool, 8).unwrap());
+            for turn in 0..4000 {
+                let flow: &mut Flow = &mut flows[turn % count];
+                if flow.promised() > 0 {
+                    flow.handle_credit(1).unwrap();
+                    flow.push(&mut pool).unwrap();
+                    flow.pop(&mut pool, GREEDY);
+                }
+                if flow.announce_due() {
+                    flow.announce();
+                }
+            }
+            let rooms = || flows.iter().map(Flow::room);
+            let (least, most) = (rooms().min().unwrap(), rooms().max().unwrap());
+            assert!(most - least <= most / 4, "{count} flows have {least} to {most}");
+            assert!(usize::from(least) > 128 / (count + 1), "{count} flows have only {least}");
+            assert!(pool.unreserved() >= 256 / 4, "{count} flows leave room for new circuits");
+        }
     }
 
     proptest! {

@@ -9,9 +9,12 @@ use embedded_io::{Error as _, ErrorKind};
 use super::{Driver, More};
 use crate::circuit::LinkId;
 use crate::io::{ByteStream, Shell};
+use crate::link::aead::TAG_LEN;
 use crate::link::noise::{self, MESSAGE1_LEN, MESSAGE2_OVERHEAD};
 use crate::link::record::{LENGTH_LEN, RECORD_LEN_MAX, cells_offset, record_len};
-use crate::link::{Connector, HandshakeError, Opened, Opener, RecordError, RecordKey, RecordLimit, Sealer};
+use crate::link::{
+    Connector, HandshakeError, LinkKey, Opened, Opener, RecordError, RecordKey, RecordLimit, Sealer, SessionKeys,
+};
 use crate::node::{PeerLimits, Violation};
 use crate::phonebook::{DescriptorError, VerifiedDescriptor};
 use crate::time::Instant;
@@ -398,6 +401,8 @@ impl<S: Shell> Driver<'_, '_, S> {
     }
 
     /// Answers a connector's message.
+    // Not inlined: it happens once a link, and its frame would lie under every record.
+    #[inline(never)]
     fn answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
         let config = self.node.config();
         let answer = Answer {
@@ -435,8 +440,9 @@ impl<S: Shell> Driver<'_, '_, S> {
     }
 
     /// Judges the answer to our message: authentic, acceptable, and from the node that we meant.
+    // Not inlined: it happens once a link, and its frame would lie under every record.
+    #[inline(never)]
     fn judge_answer(&mut self, shell: &mut S, link: LinkId, now: Instant) -> Result<bool, LinkEnd> {
-        let own_limit = RecordLimit::new(self.node.config().limits.record_cells.value());
         let Some(place) = place_of(self.links, link) else { return Ok(false) };
         let Some(range) = place.framed(ANSWER_FRAME_MAX - LENGTH_LEN)? else { return Ok(false) };
         let State::AwaitingAnswer(stream, connector, expected) = core::mem::replace(&mut place.state, State::Free)
@@ -445,9 +451,28 @@ impl<S: Shell> Driver<'_, '_, S> {
         };
         let message = place.input.get_mut(range.clone()).ok_or(LinkEnd::Handshake(HandshakeError::Length))?;
         let established = connector.finish(message).map_err(LinkEnd::Handshake)?;
-        let answer = Answer::parse(established.payload).map_err(LinkEnd::Answer)?;
+        let len = established.payload.len();
+        let payload = range.end.saturating_sub(TAG_LEN + len)..range.end.saturating_sub(TAG_LEN);
+        let shaken = Shaken { stream, link_key: established.link_key, keys: established.keys, payload, end: range.end };
+        self.believe(shell, link, expected, shaken, now)
+    }
+
+    /// The second half of [`Driver::judge_answer`]. Not inlined: its descriptors must not lie on the stack under the handshake.
+    #[inline(never)]
+    fn believe(
+        &mut self,
+        shell: &mut S,
+        link: LinkId,
+        expected: Option<NodeId>,
+        shaken: Shaken<S::LinkStream>,
+        now: Instant,
+    ) -> Result<bool, LinkEnd> {
+        let own_limit = RecordLimit::new(self.node.config().limits.record_cells.value());
+        let Some(place) = place_of(self.links, link) else { return Ok(false) };
+        let payload = place.input.get(shaken.payload).ok_or(LinkEnd::Handshake(HandshakeError::Length))?;
+        let answer = Answer::parse(payload).map_err(LinkEnd::Answer)?;
         let descriptor = Descriptor::parse(answer.descriptor).map_err(LinkEnd::Answer)?;
-        if descriptor.link_key != established.link_key.0 {
+        if descriptor.link_key != shaken.link_key.0 {
             return Err(LinkEnd::WrongNode);
         }
         let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time().unwrap_or(answer.time))
@@ -465,11 +490,11 @@ impl<S: Shell> Driver<'_, '_, S> {
         let time = answer.time;
         let own_limit = own_limit.ok_or(LinkEnd::Answer(WireError::Invalid))?;
         place.state = State::Up(
-            stream,
-            Sealer::new(&established.keys.send, peer_limit),
-            Opener::new(&established.keys.receive, own_limit),
+            shaken.stream,
+            Sealer::new(&shaken.keys.send, peer_limit),
+            Opener::new(&shaken.keys.receive, own_limit),
         );
-        place.arrived.start = range.end;
+        place.arrived.start = shaken.end;
         self.node.handle_link_up(link, verified.node(), limits, now);
         shell.handle_descriptor(link, &verified, time);
         Ok(true)
@@ -525,6 +550,17 @@ impl<S: Shell> Driver<'_, '_, S> {
     pub fn link_stream(&mut self, link: LinkId) -> Option<&mut S::LinkStream> {
         place_of(self.links, link)?.state.stream()
     }
+}
+
+/// What a handshake that ended well leaves.
+struct Shaken<L> {
+    stream: L,
+    link_key: LinkKey,
+    keys: SessionKeys,
+    /// Where in the input the answer lies, decrypted.
+    payload: core::ops::Range<usize>,
+    /// Where in the input the message ends.
+    end: usize,
 }
 
 /// The place of a link, unless it holds another one by now.

@@ -10,9 +10,9 @@ mod outside;
 use core::net::SocketAddr;
 
 use crate::circuit::LinkId;
-use crate::crypto::onion::{Onion, OnionRejected, Peeled};
+use crate::crypto::onion::{HopKeys, Onion, OnionRejected, Peeled};
 use crate::io::Shell;
-use crate::node::{ConversationId, LinkWish, Node, OpenRefused, Opening};
+use crate::node::{ConversationId, LinkWish, Node, OpenRefused, Opening, Plan};
 use crate::relay::onions::OnionIndex;
 use crate::time::Instant;
 use crate::wire::UnixTime;
@@ -79,6 +79,21 @@ impl<'m, 'b, S: Shell> Driver<'m, 'b, S> {
     /// See [`OpenRefused`].
     pub fn open(&mut self, opening: &Opening<'_>, now: Instant) -> Result<ConversationId, OpenRefused> {
         let name = self.node.open(opening, now)?;
+        self.claim(name, None);
+        Ok(name)
+    }
+
+    /// The same, the onion built in place: [`Node::open_in_place`].
+    ///
+    /// # Errors
+    /// See [`OpenRefused`].
+    pub fn open_in_place<K: AsRef<[HopKeys]>>(
+        &mut self,
+        plan: &Plan<'_>,
+        build: impl FnOnce(&mut Onion) -> Option<K>,
+        now: Instant,
+    ) -> Result<ConversationId, OpenRefused> {
+        let name = self.node.open_in_place(plan, build, now)?;
         self.claim(name, None);
         Ok(name)
     }

@@ -174,8 +174,7 @@ impl Connector {
                     rest.split_first_chunk_mut::<SEALED_CIPHERTEXT_LEN>().ok_or(HandshakeError::Length)?;
                 let ciphertext: &[u8] = symmetric.decrypt_and_hash(ekem1)?;
                 let ciphertext = MlKem768Ciphertext::try_from(ciphertext).map_err(|_| HandshakeError::Length)?;
-                let (secret_key, _public) = kem_key_pair(&seed);
-                let shared = Zeroizing::new(mlkem768::decapsulate(&secret_key.0, &ciphertext));
+                let shared = Zeroizing::new(mlkem768::decapsulate(&kem_secret(&seed).0, &ciphertext));
                 symmetric.mix_key(&*shared);
                 rest
             }
@@ -296,6 +295,12 @@ impl Drop for KemSecret {
 fn kem_key_pair(seed: &[u8; KEM_SEED_LEN]) -> (KemSecret, MlKem768PublicKey) {
     let (secret, public) = mlkem768::generate_key_pair(*seed).into_parts();
     (KemSecret(secret), public)
+}
+
+/// The secret half alone. Not inlined: what making it takes of the stack must not lie under what using it takes.
+#[inline(never)]
+fn kem_secret(seed: &[u8; KEM_SEED_LEN]) -> KemSecret {
+    kem_key_pair(seed).0
 }
 
 #[cfg(test)]

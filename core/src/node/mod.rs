@@ -50,7 +50,7 @@ use crate::wire::{NodeId, WireError};
 
 pub use crate::circuit::table::ConversationId;
 pub use config::{Config, Patience};
-pub use opening::{OpenRefused, Opening};
+pub use opening::{OpenRefused, Opening, Plan};
 pub use outcome::{Outcome, Suspect};
 pub use port::{PeerLimits, PortSlot};
 use port::{Ports, REFUSALS};

@@ -38,6 +38,20 @@ pub struct Opening<'a> {
     pub first: &'a [u8],
 }
 
+/// The same without onion and keys, which are made in place ([`Node::open_in_place`]).
+pub struct Plan<'a> {
+    /// The first hop.
+    pub node: NodeId,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// What the exit connects to.
+    pub target: &'a Target,
+    /// What is asked of the exit.
+    pub options: BeginOptions,
+    /// The first bytes for the target, as in [`Opening`].
+    pub first: &'a [u8],
+}
+
 /// Why a circuit of our own was not opened. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OpenRefused {
@@ -319,22 +333,68 @@ impl Node<'_> {
     /// # Errors
     /// See [`OpenRefused`].
     pub fn open(&mut self, opening: &Opening<'_>, now: Instant) -> Result<ConversationId, OpenRefused> {
+        let Opening { node, address, onion, keys, target, options, first } = *opening;
+        let plan = Plan { node, address, target, options, first };
+        let copy = |place: &mut Onion| {
+            *place = *onion;
+            Some(keys)
+        };
+        self.open_in_place(&plan, copy, now)
+    }
+
+    /// The same for a machine without room for two onions: `build` builds it where it leaves from, and answers the keys of every hop, first to
+    /// last. It is not called when the circuit cannot be opened anyway.
+    ///
+    /// # Errors
+    /// See [`OpenRefused`]; invalid also if `build` answers `None`.
+    pub fn open_in_place<K: AsRef<[HopKeys]>>(
+        &mut self,
+        plan: &Plan<'_>,
+        build: impl FnOnce(&mut Onion) -> Option<K>,
+        now: Instant,
+    ) -> Result<ConversationId, OpenRefused> {
+        let places = self.place_own(now)?;
+        let keys = build(self.onions.bytes(places.onion));
+        self.begin_own(places, keys.as_ref().map_or(&[], AsRef::as_ref), plan, now)
+    }
+
+    /// The onion is built: sends it on its way, with BEGIN behind it. Without keys, gives the places back.
+    #[inline(never)]
+    fn begin_own(
+        &mut self,
+        OwnPlaces { index, onion, origin: free }: OwnPlaces,
+        keys: &[HopKeys],
+        plan: &Plan<'_>,
+        now: Instant,
+    ) -> Result<ConversationId, OpenRefused> {
+        let mut begin = [0; BODY_LEN];
+        let origin = match originate(keys, plan, &mut begin) {
+            Ok(_) if !self.extend(index, onion, plan.node, plan.address, now) => Err(OpenRefused::Busy),
+            origin => origin,
+        };
+        let origin = origin.inspect_err(|_| {
+            self.free_onion(onion);
+            self.discard(index);
+        })?;
+        if let Some(slot) = self.origins.get_mut(free) {
+            slot.0 = Some(origin);
+        }
+        if let Some(entry) = self.table.get_mut(index)
+            && let Ok(place) = entry.forward.push(&mut self.pool)
+        {
+            *place = begin;
+        }
+        self.arm(now);
+        Ok(self.table.name(index))
+    }
+
+    /// Takes the places that a circuit of our own needs: in the table, for its onion, among the origins. Not inlined: what this takes of the stack
+    /// is not under `build`.
+    #[inline(never)]
+    fn place_own(&mut self, now: Instant) -> Result<OwnPlaces, OpenRefused> {
         if self.stopping {
             return Err(OpenRefused::Stopping);
         }
-        let exit = opening.keys.len().checked_sub(1).and_then(HopIndex::new).ok_or(OpenRefused::Invalid)?;
-        let mut begin = [0; BODY_LEN];
-        let message = Message::Begin { options: opening.options, target: opening.target.clone(), first: opening.first };
-        message.emit(message_of(&mut begin)).map_err(|_| OpenRefused::Invalid)?;
-
-        let (Ok(forward), Ok(backward)) = (
-            ClientForward::new(&seeds(opening.keys, |keys| &keys.forward)),
-            ClientBackward::new(&seeds(opening.keys, |keys| &keys.backward)),
-        ) else {
-            return Err(OpenRefused::Invalid);
-        };
-        let mut origin = Origin::new(forward, backward, exit, opening.options.sign);
-
         let free = self.origins.iter().position(|slot| slot.0.is_none()).ok_or(OpenRefused::Busy)?;
         if self.table.is_full() {
             return Err(OpenRefused::Busy);
@@ -350,30 +410,13 @@ impl Node<'_> {
             role: Role::Client(OriginIndex(free as u32), None),
         };
         let index = self.table.insert(circuit).ok_or(OpenRefused::Busy)?;
-        let name = self.table.name(index);
-        let Some((onion, place)) = self.onions.depart(name) else {
-            self.discard(index);
-            return Err(OpenRefused::Busy);
-        };
-        *place = *opening.onion;
-        if !self.extend(index, onion, opening.node, opening.address, now) {
-            self.free_onion(onion);
-            self.discard(index);
-            return Err(OpenRefused::Busy);
+        match self.onions.depart(self.table.name(index)) {
+            Some((onion, _)) => Ok(OwnPlaces { index, onion, origin: free }),
+            None => {
+                self.discard(index);
+                Err(OpenRefused::Busy)
+            }
         }
-        origin.handle_request(opening.first);
-        let originated = origin.forward.originate(exit, Command::RELAY, &mut begin);
-        debug_assert!(originated.is_ok(), "the exit is a hop of the path");
-        if let Some(slot) = self.origins.get_mut(free) {
-            slot.0 = Some(origin);
-        }
-        if let Some(entry) = self.table.get_mut(index)
-            && let Ok(place) = entry.forward.push(&mut self.pool)
-        {
-            *place = begin;
-        }
-        self.arm(now);
-        Ok(name)
     }
 
     /// Gives an onion's place back, and the link that it came over its share of them: not before, so that no link has more than its
@@ -428,6 +471,32 @@ impl Node<'_> {
         }
         self.free_onion(onion);
     }
+}
+
+/// Where a circuit of our own is.
+struct OwnPlaces {
+    index: CircuitIndex,
+    onion: OnionIndex,
+    /// Among the origins.
+    origin: usize,
+}
+
+/// A client's side of a circuit; `begin` becomes its BEGIN in all layers.
+fn originate(keys: &[HopKeys], plan: &Plan<'_>, begin: &mut CellBody) -> Result<Origin, OpenRefused> {
+    let exit = keys.len().checked_sub(1).and_then(HopIndex::new).ok_or(OpenRefused::Invalid)?;
+    let message = Message::Begin { options: plan.options, target: plan.target.clone(), first: plan.first };
+    message.emit(message_of(begin)).map_err(|_| OpenRefused::Invalid)?;
+    let (Ok(forward), Ok(backward)) = (
+        ClientForward::new(&seeds(keys, |keys| &keys.forward)),
+        ClientBackward::new(&seeds(keys, |keys| &keys.backward)),
+    ) else {
+        return Err(OpenRefused::Invalid);
+    };
+    let mut origin = Origin::new(forward, backward, exit, plan.options.sign);
+    origin.handle_request(plan.first);
+    let originated = origin.forward.originate(exit, Command::RELAY, begin);
+    debug_assert!(originated.is_ok(), "the exit is a hop of the path");
+    Ok(origin)
 }
 
 /// One direction's seeds of every hop.

@@ -13,6 +13,9 @@ use core::num::NonZeroU16;
 
 /// Cells of one circuit that leave in a row while others wait. More would be quicker for bulk and slower for everybody else.
 const TURN: usize = 4;
+/// Records of fewer cells than this are shared cell by cell: a turn ends with its record, and cutting every second one short in the middle would
+/// give every second circuit half of what the others get.
+const SHORT_RECORD: usize = 4 * TURN;
 
 /// Cells on their way into one record.
 struct Batch<'o> {
@@ -138,6 +141,7 @@ impl Node<'_> {
 
     fn send_relay_cells(&mut self, link: LinkId, side: Side, batch: &mut Batch<'_>, now: Instant) {
         let growth = self.config.growth();
+        let turn = if batch.cells.len() < SHORT_RECORD { 1 } else { TURN };
         while !batch.is_full()
             && let Some(index) = self.pop_listed(link, Listed::Output(side))
         {
@@ -149,7 +153,7 @@ impl Node<'_> {
             }
             let flow = entry.leaving(side);
             let mut sent = 0;
-            while sent < TURN
+            while sent < turn
                 && flow.sendable()
                 && let Some(cell) = batch.next()
             {

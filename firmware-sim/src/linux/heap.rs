@@ -10,7 +10,9 @@ use std::{alloc::System, thread_local};
 
 /// The system's allocator, with counts for each thread of what that thread allocates and frees.
 ///
-/// ```ignore
+/// ```
+/// use bulbil_firmware_sim::linux::heap::CountingHeap;
+///
 /// #[global_allocator]
 /// static HEAP: CountingHeap = CountingHeap;
 /// ```

@@ -5,12 +5,15 @@
 use core::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 use std::{
     format, fs, io,
     net::UdpSocket,
     os::fd::{AsFd, AsRawFd},
     string::String,
+    thread,
+    time::Instant,
 };
 
 use nix::{
@@ -127,9 +130,10 @@ fn about(interface: &str) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("interface {interface}: {error}"))
 }
 
-/// Sets one of an interface's IPv6 parameters. Where `/proc/sys` cannot be written (some containers) it stays as it is.
-fn tune(interface: &str, parameter: &str, value: &str) {
-    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{parameter}"), value);
+/// Sets one of an interface's IPv6 parameters and says whether it did: where `/proc/sys` cannot be written (some containers) it stays as
+/// it is.
+fn tune(interface: &str, parameter: &str, value: &str) -> bool {
+    fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{parameter}"), value).is_ok()
 }
 
 /// A bridge: the wire that TAP devices are attached to, and the host's own addresses on it.
@@ -141,8 +145,8 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Makes a bridge with these addresses and prefix lengths and brings it up. The first ones of either family can be used as soon as this
-    /// returns, also before anything is attached.
+    /// Makes a bridge with these addresses and prefix lengths and brings it up. They can be used as soon as this returns, also before
+    /// anything is attached; where `/proc/sys` cannot be written, IPv6 ones only a second or two after the first device has come.
     ///
     /// # Errors
     ///
@@ -163,9 +167,7 @@ impl Bridge {
         hardware.send(&socket, Request::GetHardwareAddress).map_err(about(name))?;
         hardware.send(&socket, Request::SetHardwareAddress).map_err(about(name))?;
         // Nobody else can have the addresses; to ask would take a second, in which they cannot be used. The kernel asks if either says so.
-        for interface in ["all", name] {
-            tune(interface, "accept_dad", "0");
-        }
+        let unasked = ["all", name].map(|interface| tune(interface, "accept_dad", "0")) == [true; 2];
         bring_up(name)?;
         let mut label = 0;
         for (address, prefix) in addresses {
@@ -175,7 +177,8 @@ impl Bridge {
                     label += 1;
                     add_ipv4(&socket, &name, *address, *prefix)
                 }
-                IpAddr::V6(address) => add_ipv6(&socket, interface, *address, *prefix),
+                IpAddr::V6(address) => add_ipv6(&socket, interface, *address, *prefix)
+                    .and_then(|()| if unasked { wait_for(*address) } else { Ok(()) }),
             }
             .map_err(|error| io::Error::new(error.kind(), format!("{address}/{prefix} on {name}: {error}")))?;
         }
@@ -244,6 +247,19 @@ fn add_ipv6(socket: &UdpSocket, interface: InterfaceName, address: Ipv6Addr, pre
     Ok(())
 }
 
+/// Waits until the address can be used: also without asking whether somebody has it, the kernel comes to it a moment later.
+fn wait_for(address: Ipv6Addr) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match UdpSocket::bind((address, 0)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.map(drop),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::string::ToString;
@@ -263,7 +279,7 @@ mod tests {
     #[test]
     fn a_process_with_threads_does_not_enter() {
         // One beside the caller's, however the harness runs this.
-        let error = std::thread::scope(|scope| scope.spawn(enter).join().unwrap()).unwrap_err();
+        let error = thread::scope(|scope| scope.spawn(enter).join().unwrap()).unwrap_err();
         assert!(matches!(error, NamespaceError::Threads), "{error}");
     }
 

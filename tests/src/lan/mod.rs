@@ -171,6 +171,11 @@ impl Lan {
 
     /// Does everything that can be done now, then lets the time pass until something else can.
     pub fn step(&mut self) {
+        self.step_with(|_, node| node.poll());
+    }
+
+    /// The same, where `poll` polls the nodes: to measure one of them.
+    pub fn step_with(&mut self, mut poll: impl FnMut(usize, &mut LanNode) -> Instant) {
         let now = self.clock.now();
         let mut next = Instant::from_millis(now.millis() + 1000);
         let mut last = None;
@@ -181,7 +186,7 @@ impl Lan {
                     node.device_mut().discard();
                     continue;
                 }
-                let due = self.heap[at].measure(|| node.poll());
+                let due = self.heap[at].measure(|| poll(at, node));
                 if due <= now {
                     last = Some(at);
                 }

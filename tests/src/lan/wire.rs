@@ -23,7 +23,8 @@ impl VirtualClock {
         Instant::from_millis(self.0.get())
     }
 
-    pub(super) fn advance_to(&self, to: Instant) {
+    /// Lets the time pass.
+    pub fn advance_to(&self, to: Instant) {
         assert!(to >= self.now(), "time does not go back");
         self.0.set(to.millis());
     }
