@@ -190,7 +190,7 @@ pub enum Act<'a> {
 }
 
 /// What the server replied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Reply<'a> {
     /// Continue with [`Connection::answer`].
     Challenged,
@@ -198,6 +198,17 @@ pub enum Reply<'a> {
     Note(&'a [u8]),
     /// How it went.
     Log(Status),
+}
+
+/// Without the note.
+impl core::fmt::Debug for Reply<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Challenged => f.write_str("Challenged"),
+            Self::Note(note) => write!(f, "Note({} bytes)", note.len()),
+            Self::Log(status) => write!(f, "Log({status:?})"),
+        }
+    }
 }
 
 /// A connection that only asks for the server's key.

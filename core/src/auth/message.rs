@@ -60,7 +60,7 @@ impl Request {
 }
 
 /// What follows the fourth colon, of one of the three encodings. It may contain colons.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "without an allocator the key has to lie in place")]
 pub enum Content<'a> {
     /// Encoding 0: any bytes.
@@ -69,6 +69,17 @@ pub enum Content<'a> {
     Text(&'a str),
     /// Encoding 2: a public key in DER.
     Key(PublicKey),
+}
+
+/// Tells the kind and the length: content may be a password key or a note.
+impl core::fmt::Debug for Content<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Raw(bytes) => write!(f, "Raw({} bytes)", bytes.len()),
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Key(_) => f.write_str("Key"),
+        }
+    }
 }
 
 impl Content<'_> {
@@ -129,7 +140,7 @@ impl core::fmt::Display for MessageError {
 impl core::error::Error for MessageError {}
 
 /// A message. Whatever can be built can be emitted, unless its content is longer than [`CONTENT_MAX_LEN`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message<'a> {
     /// The signature over username, request and content, if there is one.
     pub tag: Option<Signature>,
@@ -139,6 +150,15 @@ pub struct Message<'a> {
     pub request: Request,
     /// The rest.
     pub content: Content<'a>,
+}
+
+/// Tells neither user nor content.
+impl core::fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut message = f.debug_struct("Message");
+        message.field("signed", &self.tag.is_some()).field("request", &self.request).field("content", &self.content);
+        message.finish_non_exhaustive()
+    }
 }
 
 impl<'a> Message<'a> {

@@ -4,6 +4,7 @@
 //! and takes the 32-byte key that comes of it, so that a constrained client may be given the key alone.
 
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::key::PublicKey;
@@ -18,8 +19,17 @@ pub const SALT_LEN: usize = 16;
 const SALT_CONTEXT: &[u8] = b"bulbil/1 auth salt";
 
 /// What Argon2id makes of a password; wiped when dropped. Whoever has it can sign in as its user.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PasswordKey([u8; PASSWORD_KEY_LEN]);
+
+/// In a time that tells nothing of the keys.
+impl PartialEq for PasswordKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for PasswordKey {}
 
 impl PasswordKey {
     /// The key with these bytes.

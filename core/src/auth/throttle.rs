@@ -1,9 +1,10 @@
 //! Slows wrong answers, `PROTOCOL.md` section 17.4.
 //!
-//! Allowances are kept per (username, known session key or none) in a fixed table under a keyed hash: for users that do not
-//! exist as for those that do, so that being slowed down tells nothing, and bounded whatever names are tried. A session
-//! key that has begun one of the user's latest sessions has an allowance of its own. So strangers who keep guessing
-//! use up the strangers' allowance alone, and the user's own computers get in all the time.
+//! Allowances are kept in a fixed table under a keyed hash: in its first half per username, for users that do not exist as
+//! for those that do, so that being slowed down tells nothing, and bounded whatever names are tried; in its second half per
+//! username and session key, for keys that have begun one of the user's latest sessions and have signed on the connection.
+//! So strangers who keep guessing, under however many names, use up the first half alone. The second one is
+//! used up only by wrong answers from computers that their users have signed in with.
 //!
 //! Allowances are lost when the server stops.
 
@@ -59,19 +60,25 @@ impl Allowance {
     }
 }
 
-/// The table of allowances. Two users may share one by chance; nobody without the key can arrange that.
+/// The table of allowances, the strangers' half and then the known computers'. Two users may share an allowance by chance, the
+/// likelier the more are in use; which two, nobody without the key can arrange.
 pub(super) struct Throttle<T>(pub(super) T);
 
 impl<T: AsRef<[Allowance]>> Throttle<T> {
+    /// The allowance of `username`'s `device`, whose session key the record knows and the client has proved; without one
+    /// the allowance that strangers have for `username`.
     pub(super) fn of(&self, username: &Username, device: Option<&Fingerprint>, mask: &MaskKey) -> &Allowance {
         // An allowance for everybody is the worst that an owner without a table gets.
-        static SHARED: Allowance = Allowance::new();
+        static STRANGERS: Allowance = Allowance::new();
+        static DEVICES: Allowance = Allowance::new();
+        let table = self.0.as_ref();
+        let (strangers, devices) = table.split_at(table.len() / 2);
+        let (half, shared) = if device.is_some() { (devices, &DEVICES) } else { (strangers, &STRANGERS) };
         let device = device.map_or([0; Fingerprint::LEN], |device| *device.as_bytes());
         let hash = mask.derive(&[b"allowance", &device, username.as_bytes()]);
         let hash = u64::from_be_bytes(*hash.first_chunk().expect("8 of 32 bytes"));
-        let table = self.0.as_ref();
-        let index = hash.checked_rem(table.len() as u64).unwrap_or(0);
-        table.get(index as usize).unwrap_or(&SHARED)
+        let index = hash.checked_rem(half.len() as u64).unwrap_or(0);
+        half.get(index as usize).unwrap_or(shared)
     }
 }
 
@@ -132,5 +139,22 @@ mod tests {
         assert!(throttle.of(&alice, Some(&device), &mask).take(at(1)).is_ok());
         assert!(throttle.of(&bob, None, &mask).take(at(1)).is_ok());
         assert_eq!(Throttle([]).of(&bob, None, &mask).wait(at(0)), Duration::ZERO);
+    }
+
+    #[test]
+    fn strangers_who_use_up_every_name_leave_the_users_computers_alone() {
+        let mask = MaskKey::generate(&mut rng(2));
+        for len in [2, 3, 16] {
+            let throttle = Throttle((0..len).map(|_| Allowance::new()).collect::<Vec<_>>());
+            // Of so small a table every allowance that strangers have is hit.
+            for number in 0..400 {
+                let name = Username::new(&std::format!("user-{number}")).unwrap();
+                while throttle.of(&name, None, &mask).take(at(0)).is_ok() {}
+            }
+            let alice = Username::new("alice").unwrap();
+            let device = Fingerprint::from_bytes([1; 32]);
+            assert!(throttle.of(&alice, None, &mask).take(at(1)).is_err(), "{len}");
+            assert_eq!(throttle.of(&alice, Some(&device), &mask).take(at(1)), Ok(()), "{len}");
+        }
     }
 }

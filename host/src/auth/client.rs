@@ -166,7 +166,7 @@ impl Wire {
 }
 
 /// What the server answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Said {
     /// A challenge: [`Conversation::answer`] it.
     Challenged,
@@ -174,6 +174,17 @@ pub enum Said {
     Note(Zeroizing<Vec<u8>>),
     /// How it went.
     Log(Status),
+}
+
+/// Without the note.
+impl std::fmt::Debug for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Challenged => f.write_str("Challenged"),
+            Self::Note(note) => write!(f, "Note({} bytes)", note.len()),
+            Self::Log(status) => write!(f, "Log({status:?})"),
+        }
+    }
 }
 
 /// A connection with a server whose key is known. Several sessions may use it in turn.

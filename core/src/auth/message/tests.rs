@@ -161,3 +161,16 @@ fn signatures_cover_username_request_content_and_connection() {
     let by_hand: [&[u8]; 3] = [b"bulbil/1 auth message", &[3; 32], b"alice:act:read"];
     assert_eq!(key.verify(&by_hand, &message.tag.unwrap()), Ok(()));
 }
+
+#[test]
+fn printing_a_message_tells_neither_user_nor_content() {
+    let username = Username::new("alice").unwrap();
+    for content in [Content::Raw(b"secret note"), Content::Text("secret note")] {
+        let printed = std::format!("{:?}", Message::unsigned(username.clone(), Request::Act, content));
+        assert!(printed.contains("Act") && printed.contains("11 bytes"), "{printed}");
+        let bytes = std::format!("{:?}", b"secret");
+        for secret in ["alice", "secret", bytes.trim_matches(['[', ']'])] {
+            assert!(!printed.contains(secret), "{printed}");
+        }
+    }
+}

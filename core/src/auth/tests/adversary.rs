@@ -220,6 +220,28 @@ fn beginning_to_sign_in_disturbs_nobody() {
     assert_eq!(world.line().disconnect(world, &mut alice), Status::Disconnected);
 }
 
+/// A user without a session is compared with the server's key, to take as long as others: its holder gains nothing by that.
+#[test]
+fn the_servers_own_key_signs_for_nobody() {
+    let world = &mut World::with_alice();
+    let stored = world.users.records.clone();
+    for user in ["alice", "nobody-known"] {
+        for (request, content) in [
+            (Request::Act, Content::Text("read")),
+            (Request::Act, Content::Raw(b"write:forged")),
+            (Request::Disconnect, Content::Raw(b"")),
+        ] {
+            let line = &mut world.line();
+            let servers = session_secret(0);
+            assert!(servers.public() == server_key());
+            let binding = line.client.binding();
+            let message = Message::signed(name(user), request, content, &servers, binding, &mut world.rng).unwrap();
+            assert_eq!(line.raw_message(world, &message), REFUSED, "{user}, {message:?}");
+        }
+    }
+    assert!(world.users.records == stored);
+}
+
 #[test]
 fn a_known_name_cannot_be_signed_up_again() {
     let world = &mut World::with_alice();
