@@ -48,7 +48,7 @@ fn main() -> Result<(), Failure> {
 fn serve(state: &Path) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let place = Place::open(state, KdfParameters::FLOOR)?;
-    let (database, _writing) = place.database()?;
+    let (database, _writing) = place.database(bulbil_host::auth::database::USERS_MAX)?;
     let (server, _kept) = AuthServer::new(place, database, Limits::default());
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     println!("{}", listener.local_addr()?);

@@ -19,9 +19,11 @@ use std::time::Duration;
 use bulbil_core::auth::record::RECORD_LEN;
 use bulbil_core::auth::{Replaced, Revision, StorageFailed, UserRecord, Username, Users};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
-use tracing::error;
+use tracing::{error, warn};
 use zeroize::Zeroizing;
 
+/// Accounts that a server makes unless it is told another number: anybody may sign up, and what that costs the disk is bounded.
+pub const USERS_MAX: u32 = 100_000;
 /// Most changes in one transaction.
 const BATCH: usize = 256;
 /// How long to wait for another process that holds the file (a backup, a checkpoint).
@@ -98,20 +100,34 @@ impl Writing {
 }
 
 impl Database {
-    /// Opens the database at `path`; makes it, with mode 0600, if there is none.
+    /// Opens the database at `path`; makes it, with mode 0600, if there is none. While there are `users_max` users or more, new ones
+    /// are not stored ([`StorageFailed`]); those that there are go on.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub fn open(path: &Path) -> Result<(Self, Writing), DatabaseError> {
+    pub fn open(path: &Path, users_max: u32) -> Result<(Self, Writing), DatabaseError> {
+        Self::open_limited(path, users_max, |_| Ok(()))
+    }
+
+    /// `limit` is given the writing connection: what it sets lasts as long as that.
+    fn open_limited(
+        path: &Path,
+        users_max: u32,
+        limit: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(Self, Writing), DatabaseError> {
         let io = |error| DatabaseError { path: path.to_owned(), problem: Problem::Io(error) };
         // SQLite gives the log beside it the same mode.
         OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(io)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut writer = Connection::open_with_flags(path, flags).map_err(at(path))?;
         prepare(&mut writer, path)?;
+        limit(&writer).map_err(at(path))?;
         let reader = open_reader(path)?;
+        let users: u32 = reader.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).map_err(at(path))?;
+        let mut room = Room { users, users_max, told: false };
         let (changes, arriving) = channel();
-        let thread = std::thread::Builder::new().name("users".into()).spawn(move || write(&mut writer, &arriving));
+        let writing = move || write(&mut writer, &mut room, &arriving);
+        let thread = std::thread::Builder::new().name("users".into()).spawn(writing);
         let thread = thread.map_err(io)?;
         Ok((Self { reader: Arc::new(Mutex::new(reader)), changes }, Writing(thread)))
     }
@@ -183,15 +199,20 @@ fn check(connection: &Connection, path: &Path) -> Result<(), DatabaseError> {
 fn prepare(writer: &mut Connection, path: &Path) -> Result<(), DatabaseError> {
     let fail = at(path);
     writer.busy_timeout(BUSY).map_err(&fail)?;
+    // Before anything is set: the mode of the journal would stay with another program's file.
+    let tables = |connection: &Connection| {
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+    };
+    if tables(writer).map_err(&fail)? != 0 {
+        check(writer, path)?;
+    }
     let _mode: String = writer.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(&fail)?;
     // Synced at every commit, not only before the log is copied back: what is acknowledged survives a power failure.
     writer.pragma_update(None, "synchronous", "FULL").map_err(&fail)?;
     // What is replaced holds secrets.
     writer.pragma_update(None, "secure_delete", "ON").map_err(&fail)?;
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&fail)?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(&fail)?;
-    if tables == 0 {
+    if tables(&transaction).map_err(&fail)? == 0 {
         let create = "CREATE TABLE users (username TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID, STRICT";
         transaction.execute(create, []).map_err(&fail)?;
         transaction.pragma_update(None, "application_id", APPLICATION).map_err(&fail)?;
@@ -217,13 +238,21 @@ fn damaged() -> StorageFailed {
     StorageFailed
 }
 
+/// How many users there may be. Only the writing thread makes users, and none is ever deleted, so it need not count again.
+struct Room {
+    users: u32,
+    users_max: u32,
+    /// Whether the operator has been told that there is none.
+    told: bool,
+}
+
 /// Carries changes out until nobody can send any more.
-fn write(writer: &mut Connection, arriving: &Receiver<Change>) {
+fn write(writer: &mut Connection, room: &mut Room, arriving: &Receiver<Change>) {
     let mut batch = Vec::with_capacity(BATCH);
     while let Ok(first) = arriving.recv() {
         batch.push(first);
         batch.extend(arriving.try_iter().take(BATCH - 1));
-        let outcomes = commit(writer, &batch).map_err(reported);
+        let outcomes = commit(writer, room, &batch).map_err(reported);
         for (index, change) in batch.drain(..).enumerate() {
             let outcome = match &outcomes {
                 Ok(outcomes) => outcomes.get(index).copied().unwrap_or(Err(StorageFailed)),
@@ -236,18 +265,39 @@ fn write(writer: &mut Connection, arriving: &Receiver<Change>) {
 }
 
 /// Carries out a batch in one transaction. If it does not commit, nothing of it has happened.
-fn commit(writer: &mut Connection, batch: &[Change]) -> rusqlite::Result<Vec<Result<Replaced, StorageFailed>>> {
+fn commit(
+    writer: &mut Connection,
+    room: &mut Room,
+    batch: &[Change],
+) -> rusqlite::Result<Vec<Result<Replaced, StorageFailed>>> {
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let outcomes = batch.iter().map(|change| apply(&transaction, change)).collect::<Result<_, _>>()?;
+    let mut left = room.users_max.saturating_sub(room.users);
+    let before = left;
+    let outcomes = batch.iter().map(|change| apply(&transaction, &mut left, change)).collect::<Result<_, _>>()?;
     transaction.commit()?;
+    room.users += before - left;
+    if left == 0 && !std::mem::replace(&mut room.told, true) {
+        warn!(users = room.users, "there is no room for more users; auth serve --users makes room");
+    }
     Ok(outcomes)
 }
 
-fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<Result<Replaced, StorageFailed>> {
+/// Makes a change; `left` are the users that there may be besides.
+fn apply(
+    transaction: &Transaction<'_>,
+    left: &mut u32,
+    change: &Change,
+) -> rusqlite::Result<Result<Replaced, StorageFailed>> {
     let stored = fetch(transaction, &change.username)?.map(|bytes| UserRecord::decode(&bytes)).transpose();
     let Ok(stored) = stored else { return Ok(Err(damaged())) };
     if stored.as_ref().map(UserRecord::revision) != change.previous {
         return Ok(Ok(Replaced::Conflict));
+    }
+    if stored.is_none() {
+        match left.checked_sub(1) {
+            Some(rest) => *left = rest,
+            None => return Ok(Err(StorageFailed)),
+        }
     }
     let mut replace = transaction.prepare_cached("INSERT OR REPLACE INTO users (username, record) VALUES (?1, ?2)")?;
     replace.execute(params![change.username.as_str(), change.record.as_slice()])?;

@@ -1,6 +1,6 @@
 //! Servers' keys that were seen before, one line each: `HOST:PORT FINGERPRINT KEY`, the key as 512 hexadecimal digits of its modulus.
 //!
-//! Lines are only appended, each with one write, so that several commands at once lose none; of several lines for a server the last one
+//! Lines are only appended, each with one write and an empty line before it, so that several commands at once lose none; of several lines for a server the last one
 //! counts. Deleting a line forgets the server.
 
 use std::fs::OpenOptions;
@@ -91,7 +91,8 @@ impl KnownServers {
     /// [`KnownServersError`].
     pub fn remember(&self, server: &Target, key: &PublicKey) -> Result<(), KnownServersError> {
         let modulus: String = key.modulus().iter().map(|byte| format!("{byte:02x}")).collect();
-        let line = format!("{server} {} {modulus}\n", key.fingerprint());
+        // After a line that a full disk or a crash has cut off it still begins one of its own.
+        let line = format!("\n{server} {} {modulus}\n", key.fingerprint());
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.0);
         let written = file.and_then(|mut file| {
             file.write_all(line.as_bytes())?;
@@ -140,12 +141,25 @@ mod tests {
 
         // A key that is not the line's fingerprint's is no key.
         let text = std::fs::read_to_string(known.path()).unwrap();
-        let lines: Vec<_> = text.lines().collect();
+        let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
         let modulus = lines[0].rsplit(' ').next().unwrap();
         let mixed = format!("{}\n{}\n", lines[1], lines[2].rsplit_once(' ').unwrap().0.to_owned() + " " + modulus);
         std::fs::write(known.path(), mixed).unwrap();
         let told = known.find(&server).unwrap_err().to_string();
         assert!(told.contains("line 2"), "{told}");
         assert!(known.find(&elsewhere).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_spoils_no_other() {
+        let dir = Scratch::new("known");
+        let known = KnownServers::of(dir.path());
+        let key = ServerSecret::generate(&mut SYSTEM.clone()).public();
+        let (server, other): (Target, Target) =
+            ("auth.example:7700".parse().unwrap(), "other.example:7700".parse().unwrap());
+        std::fs::write(known.path(), "other.example:7700 0123").unwrap();
+        known.remember(&server, &key).unwrap();
+        assert_eq!(known.find(&server).unwrap(), Some(key));
+        assert!(known.find(&other).unwrap_err().to_string().contains("line 1"));
     }
 }

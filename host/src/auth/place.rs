@@ -47,12 +47,12 @@ impl Place {
         Ok(Self { state, secret, parameters, fresh: true })
     }
 
-    /// Opens the users' database.
+    /// Opens the users' database, in which there may be `users_max` of them.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub fn database(&self) -> Result<(Database, Writing), DatabaseError> {
-        Database::open(&users_path(self.state.path()))
+    pub fn database(&self, users_max: u32) -> Result<(Database, Writing), DatabaseError> {
+        Database::open(&users_path(self.state.path()), users_max)
     }
 }
 

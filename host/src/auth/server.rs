@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use bulbil_core::auth::server::{Answered, Connection};
 use bulbil_core::auth::{Allowance, ChannelFailed, Fingerprint, Frame, LENGTH_LEN, PublicKey, Server, Status};
+use nix::errno::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::database::{Database, Writing};
@@ -219,6 +220,8 @@ impl AuthServer {
     /// Serves until `shutdown`; then no request is taken any more, and those in work are answered.
     pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
         let mut clients = JoinSet::new();
+        // Warned of once until it is over.
+        let mut exhausted = false;
         loop {
             let accepted = tokio::select! {
                 () = shutdown.requested() => break,
@@ -227,6 +230,9 @@ impl AuthServer {
             };
             match accepted {
                 Ok((stream, from)) => {
+                    if core::mem::take(&mut exhausted) {
+                        info!("connections are accepted again");
+                    }
                     let Some(seat) = self.shared.admit(from) else { continue };
                     let shared = Arc::clone(&self.shared);
                     clients.spawn(async move {
@@ -234,9 +240,17 @@ impl AuthServer {
                         shared.converse(stream, &seat).await;
                     });
                 }
-                Err(error) => {
-                    warn!(%error, "cannot accept connections; is the limit of open files too small?");
+                Err(error) if is_exhaustion(&error) => {
+                    if !core::mem::replace(&mut exhausted, true) {
+                        warn!(%error, "cannot accept connections; is the limit of open files too small?");
+                    }
                     self.shared.places().evict_one();
+                    sleep(ACCEPT_PAUSE).await;
+                }
+                // The client gave up before it was served: nobody else has to suffer for it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    debug!(%error, "a connection was not accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -269,6 +283,12 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.places().leave(self.id);
     }
+}
+
+/// Whether the system refused for want of something that closing a connection gives back.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let wanting = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|code| wanting.contains(&Errno::from_raw(code)))
 }
 
 /// Whom an address belongs to, as far as addresses tell: a household has a /64.
@@ -324,7 +344,7 @@ impl Shared {
     ) -> Result<(), Ended> {
         let (mut connection, greeting) = self.server.greet(&mut SYSTEM.clone());
         self.write(&mut stream, &greeting).await?;
-        let mut patience = self.limits.opening;
+        let (mut patience, mut opened) = (self.limits.opening, false);
         loop {
             let mut field = [0; LENGTH_LEN];
             let read = timeout(patience, stream.read(&mut field)).await.map_err(|_| Ended::Deadline)??;
@@ -340,10 +360,9 @@ impl Shared {
                 Ok::<_, Ended>(body)
             };
             let body = timeout(self.limits.frame, rest).await.map_err(|_| Ended::Deadline)??;
-            self.places().busy(seat.id);
-            let (back, reply) = self.answer(connection, body).await?;
+            let (back, reply) = self.answer(connection, body, &mut opened, seat).await?;
             connection = back;
-            self.places().waits(seat.id);
+            self.places().waits(seat.id, connection.is_authentic());
             self.write(&mut stream, (*reply).as_ref()).await?;
             patience = self.limits.idle;
         }
@@ -359,10 +378,19 @@ impl Shared {
         self: &Arc<Self>,
         mut connection: Connection,
         mut body: Zeroizing<Vec<u8>>,
+        opened: &mut bool,
+        seat: &Seat,
     ) -> Result<(Connection, Box<Frame>), Ended> {
         let never = "nobody closes the semaphores";
+        // Only a first frame needs the private key: what comes later does not queue behind whoever connects. The
+        // private key is waited for first, so that those who wait for it hold nothing that others need.
+        let opening = match core::mem::replace(opened, true) {
+            false => Some(Arc::clone(&self.opening).acquire_owned().await.expect(never)),
+            true => None,
+        };
         let answering = Arc::clone(&self.answering).acquire_owned().await.expect(never);
-        let opening = Arc::clone(&self.opening).acquire_owned().await.expect(never);
+        // Not before: who has sent garbage and waits in the queue may have to give way.
+        self.places().busy(seat.id);
         let shared = Arc::clone(self);
         let answered = spawn_blocking(move || {
             let _answering = answering;

@@ -6,6 +6,7 @@ use bulbil_core::auth::{Fingerprint, KdfParameters, Username};
 use bulbil_core::wire::Target;
 use clap::{Args, Subcommand};
 
+use crate::auth::database::USERS_MAX;
 use crate::auth::password::Source;
 use crate::auth::server::Limits;
 use crate::config::{Bootstrap, Config, ConfigError, Socks};
@@ -49,6 +50,9 @@ pub struct ServeArgs {
     /// Connections at one time; more than the default needs more open files (ulimit -n)
     #[arg(long, value_name = "COUNT", default_value_t = 768, value_parser = clap::value_parser!(u32).range(4..=100_000))]
     pub connections: u32,
+    /// Accounts in all, about 10 KiB of disk each; sign-ups beyond are refused as unavailable
+    #[arg(long, value_name = "COUNT", default_value_t = USERS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
+    pub users: u32,
     /// How clients hash passwords (Argon2id), for a new server only: KiB of memory, passes, lanes; at least 19456,2,1
     #[arg(long, value_name = "KIB,PASSES,LANES", default_value = "65536,3,4", value_parser = argon2)]
     pub argon2: KdfParameters,
@@ -123,8 +127,8 @@ pub struct ConnectArgs {
     /// The way into the network.
     #[command(flatten)]
     pub door: Door,
-    /// Accept bootstrap nodes without #FINGERPRINT; whoever sits between can then answer in their place
-    #[arg(long)]
+    /// Accept --bootstrap nodes without #FINGERPRINT; whoever sits between can then answer in their place
+    #[arg(long, conflicts_with_all = ["socks", "config"])]
     pub allow_unpinned: bool,
     /// The server's fingerprint, as its operator tells it; another key is refused. Without it the key of the first time is remembered
     #[arg(long, value_name = "HEX", value_parser = fingerprint)]

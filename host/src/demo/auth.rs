@@ -1,6 +1,8 @@
 //! The demo's second half: an authentication server outside the network, and what honest users and others do with it.
 
+use std::fs::DirBuilder;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use bulbil_core::auth::client::{Act, Session};
 use bulbil_core::auth::key::SessionSecret;
 use bulbil_core::auth::{KdfParameters, PasswordKey, PublicKey, SessionNumber, Status, Username};
 use bulbil_core::wire::Target;
+use rand_core::Rng as _;
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
@@ -15,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{failed, milliseconds};
 use crate::auth::argon;
 use crate::auth::client::{Client, Said, TalkError};
-use crate::auth::database::Writing;
+use crate::auth::database::{USERS_MAX, Writing};
 use crate::auth::place::Place;
 use crate::auth::route::Route;
 use crate::auth::server::{AuthServer, Limits, PlaceKept};
@@ -40,6 +43,28 @@ pub(super) async fn scenario(network: &Network) -> Result<(), Failure> {
     outcome
 }
 
+/// A directory of the moment; removed when dropped, on whatever path.
+struct Moment(PathBuf);
+
+impl Moment {
+    /// Nobody else may be in it or have made it: its name cannot be guessed, and one that is there already is refused.
+    fn new() -> Result<Self, Failure> {
+        let mut name = [0; 16];
+        SYSTEM.clone().fill_bytes(&mut name);
+        let path = std::env::temp_dir().join(format!("bulbil-demo-{:032x}", u128::from_be_bytes(name)));
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(Failure::system(format!("make the directory {}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        // What stays in the directory for temporary files is the system's to remove.
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// The server, in a directory of the moment.
 struct Server {
     address: SocketAddr,
@@ -48,14 +73,14 @@ struct Server {
     writing: Writing,
     stop: Shutdown,
     serving: tokio::task::JoinHandle<()>,
-    dir: PathBuf,
+    dir: Moment,
 }
 
 impl Server {
     async fn start() -> Result<Self, Failure> {
-        let dir = std::env::temp_dir().join(format!("bulbil-demo-{}", std::process::id()));
-        let place = Place::open(&dir, KdfParameters::DEFAULT)?;
-        let (database, writing) = place.database()?;
+        let dir = Moment::new()?;
+        let place = Place::open(&dir.0, KdfParameters::DEFAULT)?;
+        let (database, writing) = place.database(USERS_MAX)?;
         let (server, kept) = AuthServer::new(place, database, Limits::default());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.map_err(Failure::system("start the authentication server on loopback"))?;
@@ -72,8 +97,7 @@ impl Server {
         let ended = spawn_blocking(move || {
             drop(server);
             kept.end(writing);
-            // What stays in the directory for temporary files is the system's to remove.
-            let _left_behind = std::fs::remove_dir_all(dir);
+            drop(dir);
         });
         let _panicked = ended.await;
     }

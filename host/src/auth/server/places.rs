@@ -3,14 +3,16 @@
 //! Refusing the newcomer would let 10,000 connections that say nothing keep everybody out until their deadlines, again and
 //! again. So a newcomer is let in and another connection closed, in this order:
 //!
-//! 1. one that has not made a whole request yet, before one that has: a request has cost its sender something, and who has been
-//!    answered is about to go on;
+//! 1. one that has not yet been answered on a channel sealed to the server's key (asking for that key costs nothing, and so counts for
+//!    nothing), as long as those are at least half of the connections that may be closed; else one that has been
+//!    answered: they are about to go on, but what opens them is cheap enough to fill all places with them, and
+//!    newcomers would have no time to speak;
 //! 2. of those, one from the address with the most connections: who floods pushes out their own;
 //! 3. of those, the one that has been waited for the longest: it had the most time to speak.
 //!
-//! A client that speaks as soon as it is greeted is therefore closed only if all places change hands within its round
-//! trip. A request in work is never dropped; if nothing else is there (which takes as many requests in work as
-//! there are places), the newcomer is refused.
+//! A client that speaks as soon as it is greeted is therefore closed only if half of the places change hands within its
+//! round trip. A request in work (not one that waits for a thread) is never dropped; if nothing else is there, which takes as many
+//! requests in work as there are places, the newcomer is refused.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -23,11 +25,11 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PlaceId(u64);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No whole request yet.
+    /// Not yet answered on a channel sealed to the server's key.
     Silent,
-    /// Answered, and waited for since.
+    /// Answered on such a channel, and waited for since.
     Answered,
     /// A request is in work.
     Busy,
@@ -36,7 +38,7 @@ enum Phase {
 struct Entry {
     from: IpAddr,
     phase: Phase,
-    /// Grows with time.
+    /// When the connection was made, or last answered on a sealed channel; grows with time.
     since: u64,
     notice: Arc<Notify>,
 }
@@ -92,21 +94,20 @@ impl Places {
         Some(Admitted { id, notice, evicted })
     }
 
-    /// A whole request has come.
+    /// A whole request has come and its work begins.
     pub(super) fn busy(&mut self, id: PlaceId) {
-        self.change(id, Phase::Busy);
-    }
-
-    /// The request has been answered.
-    pub(super) fn waits(&mut self, id: PlaceId) {
-        self.change(id, Phase::Answered);
-    }
-
-    fn change(&mut self, id: PlaceId, phase: Phase) {
-        let since = self.tick();
         // One that was evicted at this very moment is no longer here.
         if let Some(entry) = self.entries.get_mut(&id) {
-            (entry.phase, entry.since) = (phase, since);
+            entry.phase = Phase::Busy;
+        }
+    }
+
+    /// The request has been answered, on a channel that is `sealed` to the server's key or one that asks for it.
+    pub(super) fn waits(&mut self, id: PlaceId, sealed: bool) {
+        let now = self.tick();
+        if let Some(entry) = self.entries.get_mut(&id) {
+            // Who only asks for the key stays as old as it is, or asking again and again would make it the last to go.
+            (entry.phase, entry.since) = if sealed { (Phase::Answered, now) } else { (Phase::Silent, entry.since) };
         }
     }
 
@@ -132,10 +133,12 @@ impl Places {
     }
 
     fn evict(&mut self, eligible: impl Fn(&Entry) -> bool) -> Option<()> {
-        let waiting = self.entries.iter().filter(|(_, entry)| entry.phase != Phase::Busy && eligible(entry));
-        let first = waiting
-            .min_by_key(|(_, entry)| (entry.phase, Reverse(self.count(entry.from)), entry.since))
-            .map(|(id, _)| *id)?;
+        let count = |phase| self.entries.values().filter(|entry| entry.phase == phase && eligible(entry)).count();
+        let (silent, answered) = (count(Phase::Silent), count(Phase::Answered));
+        let phase = if silent >= answered { Phase::Silent } else { Phase::Answered };
+        let candidates = self.entries.iter().filter(|(_, entry)| entry.phase == phase && eligible(entry));
+        let first =
+            candidates.min_by_key(|(_, entry)| (Reverse(self.count(entry.from)), entry.since)).map(|(id, _)| *id)?;
         if let Some(entry) = self.entries.get(&first) {
             entry.notice.notify_one();
         }
@@ -166,7 +169,7 @@ mod tests {
         let mut places = Places::new(3, 3);
         let mut all: Vec<_> = (0..3).map(|number| places.admit(ip(number)).unwrap()).collect();
         places.busy(all[0].id);
-        places.waits(all[0].id);
+        places.waits(all[0].id, true);
         for expected in [1, 2, 3, 4] {
             let next = places.admit(ip(10 + expected as u8)).unwrap();
             assert!(next.evicted);
@@ -175,6 +178,46 @@ mod tests {
             }
             all.push(next);
         }
+    }
+
+    #[tokio::test]
+    async fn answered_ones_do_not_keep_newcomers_from_speaking() {
+        let mut places = Places::new(10, 10);
+        let answered: Vec<_> = (0..10).map(|number| places.admit(ip(number)).unwrap()).collect();
+        for one in &answered {
+            places.busy(one.id);
+            places.waits(one.id, true);
+        }
+        // The last to be answered is the last to go.
+        places.waits(answered[0].id, true);
+        let newcomers: Vec<_> = (0..5).map(|number| places.admit(ip(20 + number)).unwrap()).collect();
+        for one in &newcomers {
+            assert!(!closed(one).await);
+        }
+        for (number, one) in answered.iter().enumerate() {
+            assert_eq!(closed(one).await, (1..=5).contains(&number), "{number}");
+        }
+        // Half of the places are the answered ones' to keep.
+        let _next = places.admit(ip(30)).unwrap();
+        assert!(closed(&newcomers[0]).await);
+    }
+
+    #[tokio::test]
+    async fn asking_for_the_key_buys_no_time() {
+        let mut places = Places::new(4, 4);
+        let askers = [places.admit(ip(1)).unwrap(), places.admit(ip(2)).unwrap()];
+        let later = [places.admit(ip(3)).unwrap(), places.admit(ip(4)).unwrap()];
+        for _ in 0..3 {
+            for one in &askers {
+                places.busy(one.id);
+                places.waits(one.id, false);
+            }
+        }
+        for _ in 0..2 {
+            assert!(places.admit(ip(5)).unwrap().evicted);
+        }
+        assert!(closed(&askers[0]).await && closed(&askers[1]).await);
+        assert!(!closed(&later[0]).await && !closed(&later[1]).await);
     }
 
     #[tokio::test]
@@ -208,7 +251,7 @@ mod tests {
         let both = [places.admit(ip(1)).unwrap(), places.admit(ip(2)).unwrap()];
         both.iter().for_each(|one| places.busy(one.id));
         assert!(places.admit(ip(3)).is_none());
-        places.waits(both[1].id);
+        places.waits(both[1].id, true);
         assert!(places.admit(ip(3)).unwrap().evicted);
         assert!(!closed(&both[0]).await && closed(&both[1]).await);
         // What the evicted one still reports changes nothing.

@@ -4,6 +4,7 @@ use bulbil_core::auth::{GREETING_LEN, KdfParameters};
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
+use crate::auth::database::USERS_MAX;
 use crate::scratch::Scratch;
 
 struct World {
@@ -16,7 +17,7 @@ struct World {
 fn world() -> World {
     let dir = Scratch::new("auth-server");
     let place = Place::open(&dir.path().join("server"), KdfParameters::FLOOR).unwrap();
-    let (database, writing) = place.database().unwrap();
+    let (database, writing) = place.database(USERS_MAX).unwrap();
     let (server, kept) = AuthServer::new(place, database, Limits::default());
     World { server, _kept: kept, _writing: writing, _dir: dir }
 }
@@ -101,4 +102,18 @@ fn addresses_are_grouped_by_who_may_own_them() {
     assert_ne!(of("192.0.2.1:1"), of("192.0.2.2:1"));
     assert_eq!(of("[2001:db8::1]:1"), of("[2001:db8::ffff:2]:1"));
     assert_ne!(of("[2001:db8::1]:1"), of("[2001:db8:0:1::1]:1"));
+}
+
+#[test]
+fn only_want_of_resources_makes_others_give_way() {
+    for (code, exhaustion) in [
+        (Errno::EMFILE, true),
+        (Errno::ENFILE, true),
+        (Errno::ENOMEM, true),
+        (Errno::ECONNABORTED, false),
+        (Errno::EPERM, false),
+    ] {
+        assert_eq!(is_exhaustion(&io::Error::from_raw_os_error(code as i32)), exhaustion, "{code}");
+    }
+    assert!(!is_exhaustion(&io::Error::other("no number")));
 }

@@ -14,7 +14,7 @@ pub(in crate::commands) async fn run(args: &ServeArgs, shutdown: Shutdown) -> Re
     if !place.fresh && place.parameters != args.argon2 {
         info!("the server keeps the Argon2id parameters that it was made with");
     }
-    let (database, writing) = place.database()?;
+    let (database, writing) = place.database(args.users)?;
     let listener = TcpListener::bind(args.listen);
     let listener = listener.await.map_err(Failure::system(format!("listen on {}", args.listen)))?;
     let address = listener.local_addr().map_err(Failure::system("find the server's address"))?;
