@@ -3,10 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bulbil_core::auth::{PublicKey, SessionNumber, Status};
 use bulbil_host::auth::client::{Client, Said, TalkError};
@@ -44,7 +41,8 @@ fn stored(state: &Path) -> Vec<(String, u64)> {
 /// Signs a user up at a server that is killed now and then: again and again until the answer is clear.
 async fn sign_up(client: &Client, server: &PublicKey, number: usize, lives: &mut watch::Receiver<usize>) {
     let mut lost_an_answer = false;
-    loop {
+    // One attempt for each of the server's lives is all that may fail.
+    for _ in 0..=KILLS {
         let life = *lives.borrow_and_update();
         let attempt = async {
             let mut session = session(&name(number), server, number);
@@ -62,6 +60,7 @@ async fn sign_up(client: &Client, server: &PublicKey, number: usize, lives: &mut
             }
         }
     }
+    panic!("{number} was not signed up in any of the server's lives");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,50 +247,26 @@ async fn floods_of_silence_and_garbage_keep_nobody_out_and_fill_no_memory() {
     assert!(running.process.terminate().success(), "{}", running.process.stderr());
 }
 
-/// Who keeps connecting, as fast as it can, while an honest client visits.
+/// Newcomers come on and on, more than there are places, while an honest client visits: no visit has to be repeated.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_that_goes_on_does_not_keep_others_out() {
+async fn newcomers_in_waves_do_not_keep_others_out() {
     let dir = Scratch::new("auth-flow");
     let net = NetProcess::start(PROGRAM);
     let mut running =
         ServerProcess::start(PROGRAM, &dir.path().join("server"), own_address(), &["--connections", "64"]);
-    let address: SocketAddr = running.address;
-    let client = net.client(address);
+    let client = net.client(running.address);
     let server = client.discover().await.unwrap();
     let mut honest = session("honest", &server, 1);
-    client.connect(&server).await.unwrap().sign_up(&mut honest, &password_key(1)).await.unwrap();
-    let made = Arc::new(AtomicUsize::new(0));
-    let flood = tokio::spawn({
-        let made = Arc::clone(&made);
-        async move {
-            let mut held = std::collections::VecDeque::new();
-            loop {
-                held.push_back(TcpStream::connect(address).await.unwrap());
-                if held.len() > 200 {
-                    held.pop_front();
-                }
-                made.fetch_add(1, Ordering::Relaxed);
-            }
+    let mut conversation = client.connect(&server).await.unwrap();
+    let signed_up = conversation.sign_up(&mut honest, &password_key(1)).await.unwrap();
+    assert_eq!(signed_up, Said::Log(Status::SignedUp));
+    let mut held = std::collections::VecDeque::new();
+    for time in 1..=25 {
+        for _ in 0..40 {
+            held.push_back(TcpStream::connect(running.address).await.unwrap());
         }
-    });
-    let mut heard = 0;
-    let visits = async {
-        while heard < 10 || made.load(Ordering::Relaxed) < 1000 {
-            let mut session = session("honest", &server, 1);
-            let visit = async {
-                let mut conversation = client.connect(&server).await?;
-                conversation.sign_in(&mut session, &password_key(1)).await
-            };
-            // On so small a server all places may change hands within a round trip; then one asks again, and a session that has begun goes on.
-            match visit.await {
-                Ok(Said::Log(Status::SignedIn(_) | Status::AlreadySignedIn(_))) => heard += 1,
-                Ok(said) => panic!("{said:?}"),
-                Err(TalkError::Closed | TalkError::Broken(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-    };
-    patiently(visits).await;
-    flood.abort();
+        held.drain(..held.len().saturating_sub(200));
+        visit(&client, &server, time).await.unwrap();
+    }
     assert!(running.process.terminate().success());
 }

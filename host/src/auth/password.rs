@@ -37,6 +37,8 @@ pub enum PasswordError {
     TooLong,
     /// Two different ones were given when it was asked for twice.
     Different,
+    /// Ctrl-C was typed instead.
+    Interrupted,
 }
 
 impl std::fmt::Display for PasswordError {
@@ -49,6 +51,7 @@ impl std::fmt::Display for PasswordError {
             Self::Empty => f.write_str("the password is empty; give one"),
             Self::TooLong => write!(f, "the password is longer than {PASSWORD_MAX} bytes; give a shorter one"),
             Self::Different => f.write_str("the two passwords differ; try again"),
+            Self::Interrupted => f.write_str("interrupted"),
         }
     }
 }
@@ -86,7 +89,10 @@ impl Source {
 }
 
 fn ask(prompt: &str) -> Result<Password, PasswordError> {
-    let typed = rpassword::prompt_password(prompt).map_err(PasswordError::NoTerminal)?;
+    let typed = rpassword::prompt_password(prompt).map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => PasswordError::Interrupted,
+        _ => PasswordError::NoTerminal(error),
+    })?;
     checked(Zeroizing::new(typed.into_bytes()))
 }
 

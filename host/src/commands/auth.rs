@@ -9,6 +9,7 @@ use std::{
 use bulbil_core::auth::client::{Act, Session, Standing};
 use bulbil_core::auth::record::NOTE_MAX_LEN;
 use bulbil_core::auth::{KdfParameters, PasswordKey, PublicKey, SessionNumber, Status, Username};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
@@ -23,6 +24,7 @@ use crate::auth::{argon, place};
 use crate::cli::{ActArgs, ActWhat, ConnectArgs, PasswordArgs, SignInArgs, SignUpArgs, UsersArgs};
 use crate::config::Config;
 use crate::node::{self, Node};
+use crate::shutdown::INTERRUPTED;
 use crate::state;
 
 mod serve;
@@ -264,8 +266,17 @@ impl<'a> Visit<'a> {
     async fn password(&self, args: &PasswordArgs, new: bool) -> Result<Password, Failure> {
         let account = format!("{}@{}", self.username().as_str(), self.args.account.server);
         let source = args.source();
+        // Ctrl-C must not end the process while the terminal echoes nothing: it ends it once asking has ended.
+        let (ended, asking) = tokio::sync::oneshot::channel::<()>();
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::system("listen for signals"))?;
+        tokio::spawn(async move {
+            interrupt.recv().await;
+            let _ended = asking.await;
+            std::process::exit(INTERRUPTED);
+        });
         // A thread of its own: somebody types.
         let asked = spawn_blocking(move || source.get(&account, new)).await;
+        drop(ended);
         Ok(asked.map_err(|_| Failure::Other("asking for the password failed".into()))??)
     }
 
