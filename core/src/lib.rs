@@ -14,6 +14,8 @@
 //!    - [`relay`] and [`client`], with [`conversation`] between them: what a circuit means at a relay, an exit, a client.
 //!    - [`node`]: all of that together: a node's links, circuits and conversations.
 //! 5. [`io`]: what a machine must provide, as traits; and [`driver`]: the one loop that moves bytes between those and the node.
+//! 6. [`auth`]: an application over the network, signing up and in, of which nothing above knows. It uses keys, ciphers and the wire's
+//!    readers (1 to 3), and knows nothing of circuits.
 //!
 //! A shell (tokio on hosts, smoltcp on microcontrollers, a simulator in tests) adds sockets, clocks and keys to the driver, never protocol.
 //!
@@ -26,6 +28,7 @@
 //! | what is sent next | `node/output.rs` |
 //! | how circuits open and end | `node/opening.rs`, `node/closing.rs` |
 //! | who may send how much | [`circuit::flow`] |
+//! | signing up and in, and what a signed-in user may do | [`auth::server`], [`auth::client`] |
 //! | the bytes of an exit's target or of an application | `node/talk.rs`, `driver/outside.rs` |
 //!
 //! # The protocol
@@ -37,6 +40,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod auth;
 pub mod circuit;
 pub mod client;
 pub mod conversation;

@@ -21,7 +21,8 @@ struct Target {
     seeds: fn() -> Vec<Seed>,
 }
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
+    Target { name: "auth", check: fuzz::auth::check, seeds: fuzz::seeds::auth },
     Target { name: "cell", check: fuzz::cell::check, seeds: fuzz::seeds::cell },
     Target { name: "message", check: fuzz::message::check, seeds: fuzz::seeds::message },
     Target { name: "descriptor", check: fuzz::descriptor::check, seeds: fuzz::seeds::descriptor },
@@ -59,6 +60,11 @@ impl Target {
 
 fn target(name: &str) -> &'static Target {
     TARGETS.iter().find(|target| target.name == name).unwrap_or_else(|| panic!("no target {name}"))
+}
+
+#[test]
+fn replays_auth() {
+    target("auth").replay();
 }
 
 #[test]

@@ -5,6 +5,13 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use bulbil_core::wire::Target;
 use clap::{Args, Parser, Subcommand};
 
+mod auth;
+
+pub use auth::{
+    Account, ActArgs, ActWhat, AuthCommand, ConnectArgs, Door, PasswordArgs, ServeArgs, SignInArgs, SignUpArgs,
+    UsersArgs,
+};
+
 use crate::config::{Bootstrap, Config, DEFAULT_SOCKS, Log, LogFormat, LogLevel, Socks};
 
 /// Onion routing, small and fast.
@@ -23,7 +30,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start four nodes and a web server in this process, fetch a page through them and show how it went
+    /// Start four nodes, a web server and an authentication server in this process, use them through circuits and show how it went
     Demo(DemoArgs),
     /// Start four nodes in this process and a SOCKS5 proxy in front of them, until Ctrl-C
     Net(NetArgs),
@@ -33,6 +40,9 @@ pub enum Command {
     Keygen(KeygenArgs),
     /// Send one message to a target and print its answer
     Send(Box<SendArgs>),
+    /// Sign up and in at an authentication server through the network, or run one
+    #[command(subcommand)]
+    Auth(AuthCommand),
 }
 
 /// How much the log tells, over what a configuration file says.

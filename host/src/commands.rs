@@ -10,7 +10,7 @@ use std::{
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, LogArgs, quiet},
+    cli::{AuthCommand, Cli, Command, ConnectArgs, LogArgs, quiet},
     config::{Config, ConfigError, Log},
     demo,
     logging::{self, LogError},
@@ -20,6 +20,7 @@ use crate::{
     state::StateError,
 };
 
+mod auth;
 mod keygen;
 mod node;
 mod send;
@@ -159,6 +160,43 @@ fn run(cli: Cli) -> Result<(), Failure> {
             begin_log(&config.log, &cli.log)?;
             let message = send::message(args.message.as_deref())?;
             block_on(async { send::run(&args, &config, &message, on_signals()?).await })
+        }
+        Command::Auth(command) => run_auth(command, &cli.log),
+    }
+}
+
+fn run_auth(command: AuthCommand, log: &LogArgs) -> Result<(), Failure> {
+    /// The client of the moment, and the log that goes with it.
+    fn client(args: &ConnectArgs, log: &LogArgs) -> Result<Option<Config>, Failure> {
+        let config = args.client()?;
+        let base = config.as_ref().map_or_else(quiet, |config| config.log.clone());
+        logging::init(&log.over(&base))?;
+        Ok(config)
+    }
+    match command {
+        AuthCommand::Serve(args) => {
+            logging::init(&log.over(&Log::default()))?;
+            block_on(async { auth::serve(&args, on_signals()?).await })
+        }
+        AuthCommand::SignUp(args) => {
+            let config = client(&args.connect, log)?;
+            block_on(auth::sign_up(&args, config))
+        }
+        AuthCommand::SignIn(args) => {
+            let config = client(&args.connect, log)?;
+            block_on(auth::sign_in(&args, config))
+        }
+        AuthCommand::Act(args) => {
+            let config = client(&args.connect, log)?;
+            block_on(auth::act(&args, config))
+        }
+        AuthCommand::Disconnect(args) => {
+            let config = client(&args, log)?;
+            block_on(auth::disconnect(&args, config))
+        }
+        AuthCommand::Users(args) => {
+            logging::init(&log.over(&quiet()))?;
+            auth::users(&args)
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::node::{HopInfo, OpenOptions, SendOptions};
 use crate::shutdown::Shutdown;
 use crate::target_server::TargetServer;
 
+mod auth;
+
 /// Most bytes of an answer that the demo takes.
 const ANSWER_MAX: usize = 1 << 20;
 /// Answers that are asked for on the circuit that is kept open.
@@ -26,7 +28,8 @@ fn failed(step: &str, error: impl std::fmt::Display) -> Failure {
     Failure::Other(format!("{step}: {error}"))
 }
 
-/// Four nodes and a web server in one process, and a page fetched through them; then a message with a signed answer, and one with many.
+/// Four nodes and a web server in one process, and a page fetched through them; then a message with a signed answer, and one with
+/// many; at last a user's story at an authentication server.
 ///
 /// # Errors
 /// The first step that does not go as it should.
@@ -57,6 +60,7 @@ async fn steps(network: &Network, target: &Target) -> Result<(), Failure> {
     fetch(network, target, "2. The page again, on a new circuit over links that exist").await?;
     message(network, target).await?;
     events(network, target).await?;
+    auth::scenario(network).await?;
     println!("\nAll steps went as they should.");
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! The protocol itself is `bulbil_core`. Here, from the outside in: [`cli`] takes the command line, [`commands`] carries it
 //! out; [`config`], [`state`], [`identity`], [`logging`] and [`shutdown`] are what a process needs around a node; [`node`] is the
-//! node; [`socks`] is a proxy in front of one; [`target_server`], [`demo`] and [`net`] show a whole network on one machine.
+//! node; [`socks`] is a proxy in front of one; [`auth`] is an application over the network; [`target_server`], [`demo`] and [`net`] show a whole network on one machine.
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
@@ -11,6 +11,7 @@
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
+pub mod auth;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -45,9 +45,22 @@ impl Network {
         for node in starting {
             nodes.push(node.await.map_err(|error| StartError(format!("a node failed to start: {error}")))??);
         }
-        let client = Self::client_of(&nodes).start().await?;
-        client.ready(READY).await.map_err(|error| StartError(format!("the nodes do not find each other: {error}")))?;
+        let client = Self::started_client(&nodes).await?;
         Ok(Self { nodes, client })
+    }
+
+    /// Another client, a node of its own that can choose a path. Shutting it down is the caller's.
+    ///
+    /// # Errors
+    /// It does not find the others.
+    pub async fn another_client(&self) -> Result<Node, StartError> {
+        Self::started_client(&self.nodes).await
+    }
+
+    async fn started_client(nodes: &[Node]) -> Result<Node, StartError> {
+        let client = Self::client_of(nodes).start().await?;
+        client.ready(READY).await.map_err(|error| StartError(format!("the nodes do not find each other: {error}")))?;
+        Ok(client)
     }
 
     /// A client that knows `nodes`, all of them on this machine.

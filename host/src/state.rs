@@ -43,12 +43,21 @@ pub enum Item {
     Guards,
     /// Known descriptors.
     Phonebook,
+    /// An authentication server's parameters and RSA key.
+    AuthServer,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Identity, Self::LinkKey, Self::OnionKey, Self::PreviousOnionKey, Self::Guards, Self::Phonebook];
+    pub const ALL: [Self; 7] = [
+        Self::Identity,
+        Self::LinkKey,
+        Self::OnionKey,
+        Self::PreviousOnionKey,
+        Self::Guards,
+        Self::Phonebook,
+        Self::AuthServer,
+    ];
 
     /// The file's name.
     #[must_use]
@@ -60,6 +69,7 @@ impl Item {
             Self::PreviousOnionKey => "onion-key-previous",
             Self::Guards => "guards",
             Self::Phonebook => "phonebook",
+            Self::AuthServer => "auth-server",
         }
     }
 
@@ -67,7 +77,7 @@ impl Item {
     #[must_use]
     pub const fn max_len(self) -> usize {
         match self {
-            Self::Identity | Self::LinkKey | Self::OnionKey | Self::PreviousOnionKey => 16 << 10,
+            Self::Identity | Self::LinkKey | Self::OnionKey | Self::PreviousOnionKey | Self::AuthServer => 16 << 10,
             Self::Guards => 1 << 20,
             Self::Phonebook => 256 << 20,
         }
@@ -390,7 +400,7 @@ fn sync_dir(dir: &Path) -> Result<(), StateError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| StateError::io(dir, error))
 }
 
-fn check_private(path: &Path, metadata: &Metadata) -> Result<(), StateError> {
+pub(crate) fn check_private(path: &Path, metadata: &Metadata) -> Result<(), StateError> {
     match metadata.mode() & 0o777 {
         mode if mode & 0o077 != 0 => Err(StateError::new(path, Problem::Accessible(mode))),
         _ => Ok(()),

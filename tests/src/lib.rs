@@ -1,5 +1,6 @@
 //! Whole networks: what the tests in `tests/` run on.
 
+pub mod auth;
 pub mod fixture;
 pub mod lan;
 pub mod mesh;

@@ -75,6 +75,18 @@ impl Process {
         }
     }
 
+    /// The lines of standard output that were waited for, and those before them; all of them once it has ended.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        self.seen.join("\n")
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn told(&self) -> String {
         format!("{:?}\n{}", self.seen, self.stderr())
     }

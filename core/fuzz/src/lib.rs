@@ -10,6 +10,7 @@
 //! cargo fuzz run --sanitizer none cell  # where there is no nightly compiler
 //! ```
 
+pub mod auth;
 pub mod cell;
 pub mod descriptor;
 pub mod message;

@@ -3,6 +3,8 @@
 
 use core::num::NonZeroU16;
 
+use bulbil_core::auth::ServerSecret;
+use bulbil_core::auth::record::RECORD_LEN;
 use bulbil_core::wire::cell::{self, CELL_LEN, CloseReason, Command, CreditWriter};
 use bulbil_core::wire::handshake::{Answer, CircuitLimit, Hello, InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::message::{BeginOptions, MESSAGE_LEN};
@@ -13,6 +15,63 @@ use super::descriptor;
 
 /// An input and the name of its file.
 pub type Seed = (&'static str, Vec<u8>);
+
+/// Messages of every request, records, challenges and frames of the application, the kind before each.
+pub fn auth() -> Vec<Seed> {
+    let with_kind = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    let message = |text: &str| with_kind(0, text.as_bytes());
+    let secret = ServerSecret::from_pkcs8(include_bytes!("../../tests/vectors/rsa/test-key-0.der"));
+    let public = secret.expect("a test key is valid").public();
+    let tag = "A".repeat(342);
+    let nonce = "0123456789abcdef".repeat(3);
+    let record = |name: &str, devices: u8, connected: u8| {
+        let mut bytes = [0; RECORD_LEN];
+        bytes[0] = 1;
+        bytes[8] = 7;
+        bytes[16] = 3;
+        bytes[17] = name.len() as u8;
+        bytes[18..][..name.len()].copy_from_slice(name.as_bytes());
+        bytes[114] = devices;
+        bytes[115..][..32 * usize::from(devices)].fill(9);
+        bytes[243] = connected;
+        if connected == 1 {
+            bytes[244..][..256].copy_from_slice(public.modulus());
+        }
+        bytes[501] = 4;
+        bytes[502..506].copy_from_slice(b"note");
+        with_kind(1, &bytes)
+    };
+    let seeds = [
+        ("public-key", message("0::-:public_key:")),
+        ("key", with_kind(0, &[b"2::-:public_key:".as_slice(), &public.to_der()].concat())),
+        ("sign-up", with_kind(0, &[b"0::alice:sign_up:".as_slice(), &[0xa5; 32]].concat())),
+        ("sign-in", with_kind(0, &[format!("2:{tag}:alice:sign_in:").as_bytes(), &public.to_der()].concat())),
+        ("challenge", message(&format!("1::alice:challenge:bonjour_alice_{nonce}"))),
+        ("act-write", message(&format!("0:{tag}:alice:act:write:a:b::c"))),
+        ("disconnect", message(&format!("0:{tag}:alice:disconnect:"))),
+        ("log", message("1::alice:log:202 signed in, session 7")),
+        ("tag-with-unused-bits", message(&format!("0:{}B:alice:disconnect:", &tag[1..]))),
+        ("unfinished", message("0::alice:sign_up")),
+        ("unknown-request", message("0::alice:sign_off:")),
+        ("unknown-encoding", message("3::alice:act:")),
+        ("no-text", with_kind(0, b"1::alice:log:\xff")),
+        ("too-long", message(&format!("0::alice:act:{}", "x".repeat(1101)))),
+        ("record-registered", record("alice", 0, 0)),
+        ("record-connected", record("a.b-c_d", 4, 1)),
+        ("record-too-many-devices", record("alice", 5, 0)),
+        ("record-cut", record("alice", 1, 1)[..400].to_vec()),
+        ("status", with_kind(2, b"429 retry after 30 s")),
+        ("status-leading-zero", with_kind(2, b"429 retry after 030 s")),
+        ("challenge-text", with_kind(2, format!("bonjour_al_ice_{nonce}").as_bytes())),
+        ("challenge-short", with_kind(2, format!("bonjour_alice_{}", &nonce[1..]).as_bytes())),
+        ("greeting", with_kind(2, &[&[1, 0, 0, 0x4c, 0, 0, 0, 0, 2, 1][..], &[7; 32]].concat())),
+        ("frame-garbage", with_kind(3, &[&[7, 0x31, 1][..], &[0x5a; 1840]].concat())),
+        ("frame-discovery", with_kind(3, &[&[6, 0x31, 2][..], &[9; 1584]].concat())),
+        ("frame-short", with_kind(3, &[7, 0x31, 1])),
+        ("frame-length", with_kind(3, &[0xff, 0xff])),
+    ];
+    seeds.into()
+}
 
 /// Cells of every kind, without the zero bytes at their end.
 pub fn cell() -> Vec<Seed> {

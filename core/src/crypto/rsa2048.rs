@@ -1,10 +1,13 @@
-//! What the two uses of RSA-2048 share: which keys are acceptable, and how they are made and stored.
+//! What the uses of RSA-2048 share: which keys are acceptable, how they are made and stored, and how one transports a
+//! secret.
 
 use rand_core::CryptoRng;
+use rsa::Oaep;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use rsa::traits::PublicKeyParts;
 use rsa::{BoxedUint, RsaPrivateKey, RsaPublicKey};
-use zeroize::Zeroizing;
+use sha2::Sha256;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::wire::descriptor::RSA_LEN;
 
@@ -59,6 +62,25 @@ pub(super) fn public_key(modulus: &[u8; RSA_LEN]) -> Result<RsaPublicKey, Invali
     RsaPublicKey::new(n, BoxedUint::from(EXPONENT)).map_err(|_| InvalidKey)
 }
 
+/// A ciphertext was not made for this key and label. Why is not told.
+pub(super) struct OaepFailed;
+
+/// A random 32-byte secret and its encryption to the key with this modulus: RSAES-OAEP with SHA-256 and MGF1-SHA-256.
+/// `label` keeps a ciphertext of one use of a key from being taken for one of another use.
+pub(super) fn encapsulate(
+    modulus: &[u8; RSA_LEN],
+    label: &'static [u8],
+    rng: &mut dyn CryptoRng,
+) -> Result<([u8; RSA_LEN], Zeroizing<[u8; 32]>), InvalidKey> {
+    let public = public_key(modulus)?;
+    let mut secret = Zeroizing::new([0; 32]);
+    rng.fill_bytes(secret.as_mut_slice());
+    let padding = Oaep::<Sha256>::new_with_label(label);
+    let encrypted = public.encrypt(rng, padding, secret.as_slice()).map_err(|_| InvalidKey)?;
+    let ciphertext = encrypted.as_slice().try_into().map_err(|_| InvalidKey)?;
+    Ok((ciphertext, secret))
+}
+
 /// An RSA-2048 key pair with exponent 65537. The `rsa` crate wipes it when it is dropped.
 pub(super) struct PrivateKey(RsaPrivateKey);
 
@@ -84,6 +106,21 @@ impl PrivateKey {
     pub(super) fn modulus(&self) -> [u8; RSA_LEN] {
         let bytes = self.0.n_bytes();
         bytes.as_ref().try_into().expect("generating and importing make sure of 2048 bits")
+    }
+
+    /// The secret that [`encapsulate`] encrypted. Blinded.
+    pub(super) fn decapsulate(
+        &self,
+        label: &'static [u8],
+        ciphertext: &[u8],
+        rng: &mut dyn CryptoRng,
+    ) -> Result<Zeroizing<[u8; 32]>, OaepFailed> {
+        // Not `decrypt`: without the operating system's generator it does not blind.
+        let decrypted = self.0.decrypt_blinded(rng, Oaep::<Sha256>::new_with_label(label), ciphertext);
+        let mut decrypted = decrypted.map_err(|_| OaepFailed)?;
+        let secret = decrypted.as_slice().try_into().map(Zeroizing::new).map_err(|_| OaepFailed);
+        decrypted.as_mut_slice().zeroize();
+        secret
     }
 
     pub(super) const fn key(&self) -> &RsaPrivateKey {

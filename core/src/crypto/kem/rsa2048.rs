@@ -1,12 +1,9 @@
 //! `rsa2048`: a random secret under RSAES-OAEP with SHA-256, MGF1-SHA-256 and a label of its own.
 
 use rand_core::CryptoRng;
-use rsa::Oaep;
-use sha2::Sha256;
-use zeroize::{Zeroize, Zeroizing};
 
 use super::{DecapsulationFailed, EncapsulationFailed, Kem, SharedSecret};
-use crate::crypto::rsa2048::{PrivateKey, public_key};
+use crate::crypto::rsa2048::{self, OaepFailed, PrivateKey};
 use crate::crypto::{InvalidKey, SecretBytes};
 use crate::wire::OnionKeyKind;
 use crate::wire::descriptor::RSA_LEN;
@@ -48,10 +45,6 @@ impl RsaOnionSecret {
     }
 }
 
-fn padding() -> Oaep<Sha256> {
-    Oaep::new_with_label(LABEL)
-}
-
 impl Kem for Rsa2048 {
     const KIND: OnionKeyKind = OnionKeyKind::Rsa2048;
     const CIPHERTEXT_LEN: usize = RSA_LEN;
@@ -63,10 +56,7 @@ impl Kem for Rsa2048 {
         ciphertext: &mut [u8],
         rng: &mut dyn CryptoRng,
     ) -> Result<SharedSecret, EncapsulationFailed> {
-        let public = public_key(public).map_err(|InvalidKey| EncapsulationFailed)?;
-        let mut secret = Zeroizing::new([0; 32]);
-        rng.fill_bytes(secret.as_mut_slice());
-        let encrypted = public.encrypt(rng, padding(), secret.as_slice()).map_err(|_| EncapsulationFailed)?;
+        let (encrypted, secret) = rsa2048::encapsulate(public, LABEL, rng).map_err(|InvalidKey| EncapsulationFailed)?;
         if ciphertext.len() != encrypted.len() {
             return Err(EncapsulationFailed);
         }
@@ -79,19 +69,22 @@ impl Kem for Rsa2048 {
         ciphertext: &[u8],
         rng: &mut dyn CryptoRng,
     ) -> Result<SharedSecret, DecapsulationFailed> {
-        // Not `decrypt`: without the operating system's generator it does not blind.
-        let decrypted = secret.0.key().decrypt_blinded(rng, padding(), ciphertext);
-        let mut decrypted = decrypted.map_err(|_| DecapsulationFailed)?;
-        let shared = decrypted.as_slice().try_into().map(Zeroizing::new).map_err(|_| DecapsulationFailed);
-        decrypted.as_mut_slice().zeroize();
-        shared
+        secret.0.decapsulate(LABEL, ciphertext, rng).map_err(|OaepFailed| DecapsulationFailed)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rsa::Oaep;
+    use sha2::Sha256;
+
     use super::*;
+    use crate::crypto::rsa2048::public_key;
     use crate::crypto::testing::{RSA_KEYS, rng};
+
+    fn padding() -> Oaep<Sha256> {
+        Oaep::new_with_label(LABEL)
+    }
 
     fn secret(index: usize) -> RsaOnionSecret {
         RsaOnionSecret::from_pkcs8(RSA_KEYS[index]).unwrap()

@@ -1,0 +1,138 @@
+//! The challenge-response application, `PROTOCOL.md` section 17: messages, stored records and challenges are accepted exactly where the section
+//! allows them and emitted as the very same bytes; a connection takes no frame but those of its lengths, and stays closed once it has failed.
+
+use std::sync::OnceLock;
+
+use bulbil_core::auth::challenge::Challenge;
+use bulbil_core::auth::envelope::Greeting;
+use bulbil_core::auth::message::{CONTENT_MAX_LEN, Content, MESSAGE_MAX_LEN, Message};
+use bulbil_core::auth::record::{RECORD_LEN, UserRecord};
+use bulbil_core::auth::{Allowance, GREETING_LEN, KdfParameters, Server, ServerSecret, Status, Username};
+use bulbil_core::wire::Writer;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+const KEY: &[u8] = include_bytes!("../../tests/vectors/rsa/test-key-0.der");
+const REQUESTS: [&str; 7] = ["public_key", "sign_up", "sign_in", "challenge", "act", "disconnect", "log"];
+/// What the DER of an RSA-2048 key is but for its modulus.
+const DER_HEAD: &str = "30820122300d06092a864886f70d01010105000382010f003082010a0282010100";
+const DER_TAIL: [u8; 5] = [2, 3, 1, 0, 1];
+
+/// The first byte says what the rest is.
+pub fn check(input: &[u8]) {
+    let Some((kind, rest)) = input.split_first() else { return };
+    match kind % 4 {
+        0 => check_message(rest),
+        1 => check_record(rest),
+        2 => check_texts(rest),
+        _ => check_frame(rest),
+    }
+}
+
+fn check_message(input: &[u8]) {
+    let parsed = Message::parse(input);
+    assert_eq!(parsed.is_ok(), allowed(input).is_some(), "{parsed:?}");
+    let Ok(message) = parsed else { return };
+    let mut emitted = [0xa5; MESSAGE_MAX_LEN];
+    let mut writer = Writer::new(&mut emitted);
+    assert_eq!(message.emit(&mut writer), Ok(()));
+    assert_eq!(writer.len(), input.len());
+    assert_eq!(emitted[..input.len()], *input);
+    if let Content::Raw(content) = message.content {
+        assert!(input.ends_with(content));
+    }
+}
+
+/// `encoding:tag:username:request:content`.
+fn allowed(input: &[u8]) -> Option<()> {
+    let mut fields = input.splitn(5, |&byte| byte == b':');
+    let [encoding, tag, username, request] = std::array::from_fn(|_| fields.next());
+    let (encoding, tag, username, request, content) = (encoding?, tag?, username?, request?, fields.next()?);
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
+    // The last of 342 digits has two bits to give.
+    let signature = tag.len() == 342 && tag.iter().all(digit) && b"AQgw".contains(tag.last()?);
+    let good = (tag.is_empty() || signature)
+        && (1..=64).contains(&username.len())
+        && username.iter().all(name)
+        && REQUESTS.iter().any(|known| known.as_bytes() == request)
+        && content.len() <= CONTENT_MAX_LEN
+        && match encoding {
+            b"0" => true,
+            b"1" => std::str::from_utf8(content).is_ok(),
+            b"2" => is_key(content),
+            _ => false,
+        };
+    good.then_some(())
+}
+
+fn is_key(der: &[u8]) -> bool {
+    let head: Vec<u8> =
+        (0..DER_HEAD.len()).step_by(2).map(|at| u8::from_str_radix(&DER_HEAD[at..][..2], 16).unwrap_or(0)).collect();
+    let modulus = der.strip_prefix(head.as_slice()).and_then(|rest| rest.strip_suffix(&DER_TAIL));
+    modulus.is_some_and(|modulus| modulus.len() == 256 && modulus[0] >= 0x80 && modulus[255] % 2 == 1)
+}
+
+fn check_record(input: &[u8]) {
+    // So that a short input reaches every field, what it lacks is zero.
+    let mut padded = [0; RECORD_LEN];
+    let len = input.len().min(RECORD_LEN);
+    padded[..len].copy_from_slice(&input[..len]);
+    if let Ok(record) = UserRecord::decode(&padded) {
+        assert_eq!(*record.encode(), padded);
+        assert!(record.revision().0 > 0);
+    }
+    assert!(input.len() == RECORD_LEN || UserRecord::decode(input).is_err(), "a record of another length");
+}
+
+fn check_texts(input: &[u8]) {
+    let text = match std::str::from_utf8(input) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&input[..error.valid_up_to()]).expect("valid up to there"),
+    };
+    if let Some(status) = Status::parse(text) {
+        assert_eq!(status.text().as_ref(), text);
+    }
+    let username = Username::new(text);
+    let fits = (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    assert_eq!(username.is_ok(), fits);
+    // A challenge for somebody whose name has underscores may look like another's: only the one who is meant answers.
+    let nonce_at = text.len().checked_sub(49);
+    for (at, _) in text.match_indices('_') {
+        let Some(name) = text.strip_prefix("bonjour_").and_then(|rest| rest.get(..at.checked_sub(8)?)) else {
+            continue;
+        };
+        let Ok(username) = Username::new(name) else { continue };
+        let nonce = &text[at + 1..];
+        let hex = nonce.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let right = nonce_at == Some(at) && hex;
+        assert_eq!(Challenge::parse(text, &username).is_some(), right, "{text} for {name}");
+    }
+    if let Some(greeting) = input.first_chunk::<GREETING_LEN>()
+        && let Ok(greeting) = Greeting::parse(greeting)
+    {
+        let parameters = greeting.parameters();
+        let (memory, passes, lanes) = (parameters.memory(), parameters.passes(), parameters.lanes());
+        assert!((19 << 10..=1 << 20).contains(&memory) && (2..=16).contains(&passes) && (1..=16).contains(&lanes));
+    }
+}
+
+fn check_frame(input: &[u8]) {
+    static SERVER: OnceLock<Server<Vec<Allowance>>> = OnceLock::new();
+    let server = SERVER.get_or_init(|| {
+        let secret = ServerSecret::from_pkcs8(KEY).expect("a test key is valid");
+        Server::new(secret, KdfParameters::FLOOR, vec![Allowance::new()], &mut ChaCha20Rng::seed_from_u64(1))
+    });
+    let rng = &mut ChaCha20Rng::seed_from_u64(2);
+    let (mut connection, _) = server.greet(rng);
+    let Some((field, body)) = input.split_first_chunk() else { return };
+    let len = connection.frame_len(*field).ok();
+    assert_eq!(len, [1841, 1585].into_iter().find(|&len| usize::from(u16::from_be_bytes(*field)) == len));
+    // A frame that its sender could not seal, of whatever length the shell brings: refused, and nothing is answered any more.
+    if len.is_some() {
+        assert!(connection.receive(server, &mut body.to_vec(), rng).is_err());
+    }
+    assert!(connection.frame_len(1841u16.to_be_bytes()).is_err());
+    assert!(connection.receive(server, &mut vec![0; 1841], rng).is_err());
+}

@@ -1,0 +1,74 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::auth::testing::{name, password, session_secret};
+use crate::wire::testing::assert_rejects_misfits;
+
+fn sample() -> UserRecord {
+    let mut record = UserRecord::new(name("alice"), password(7));
+    for key in 1..=5 {
+        record = record.connected(&session_secret(key).public()).unwrap();
+    }
+    record.with_note(b"a note").unwrap()
+}
+
+#[test]
+fn records_round_trip() {
+    let connected = sample();
+    for record in [UserRecord::new(name(&"x".repeat(64)), password(0)), connected.disconnected().unwrap(), connected] {
+        let bytes = record.encode();
+        assert!(UserRecord::decode(bytes.as_slice()).unwrap() == record);
+        assert_rejects_misfits(bytes.as_slice(), |bytes| UserRecord::decode(bytes).map(|_| ()));
+    }
+    assert_eq!(RECORD_LEN, 1526);
+}
+
+#[test]
+fn frozen_record() {
+    use sha2::Digest;
+    assert_eq!(hex::encode(sha2::Sha256::digest(sample().encode().as_slice())), FROZEN);
+}
+const FROZEN: &str = "0164e33d05082e8cedde4352a1cbb09b4448f502216894b09b29e46f8594f9e3";
+
+#[test]
+fn changes_count_and_keep_the_rest() {
+    let record = sample();
+    assert_eq!((record.revision(), record.sessions()), (Revision(7), SessionNumber(5)));
+    assert!(!record.knows(&session_secret(1).public().fingerprint()));
+    for key in 2..=5 {
+        assert!(record.knows(&session_secret(key).public().fingerprint()));
+    }
+    // A computer that is known takes no second place.
+    let again = record.connected(&session_secret(2).public()).unwrap();
+    assert!((2..=5).all(|key| again.knows(&session_secret(key).public().fingerprint())));
+    let ended = again.disconnected().unwrap();
+    assert_eq!((ended.revision(), ended.sessions(), ended.note()), (Revision(9), SessionNumber(6), &b"a note"[..]));
+    assert!(*ended.presence() == Presence::Disconnected);
+    assert!(ended.with_note(&[0; NOTE_MAX_LEN]).is_some());
+    assert!(ended.with_note(&[0; NOTE_MAX_LEN + 1]).is_none());
+}
+
+#[test]
+fn counters_do_not_wrap() {
+    let mut bytes = sample().encode();
+    bytes[1..9].fill(0xff);
+    let record = UserRecord::decode(bytes.as_slice()).unwrap();
+    assert!(record.disconnected().is_none() && record.connected(&session_secret(1).public()).is_none());
+    let mut bytes = sample().encode();
+    bytes[9..17].fill(0xff);
+    let record = UserRecord::decode(bytes.as_slice()).unwrap();
+    assert!(record.disconnected().is_some() && record.connected(&session_secret(1).public()).is_none());
+}
+
+proptest! {
+    #[test]
+    fn what_decodes_has_no_second_spelling(changes in proptest::collection::vec((0..RECORD_LEN, any::<u8>()), 0..4)) {
+        let mut bytes = sample().disconnected().unwrap().encode();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        if let Ok(record) = UserRecord::decode(bytes.as_slice()) {
+            prop_assert!(*record.encode() == *bytes);
+        }
+    }
+}
