@@ -18,7 +18,8 @@ fn record(name: &str, revision: u64, sessions: u64, session: Option<&PublicKey>)
     padded[..name.len()].copy_from_slice(name.as_bytes());
     bytes.extend_from_slice(&padded);
     bytes.extend_from_slice(&[7; 32]);
-    bytes.extend_from_slice(&[0; 1 + 4 * 32]);
+    bytes.push(1);
+    bytes.extend_from_slice(&[0; 4 * 32]);
     bytes.push(session.is_some().into());
     bytes.extend_from_slice(session.map_or([0; 256].as_slice(), |session| session.modulus()));
     bytes.extend_from_slice(&[0; 2 + 1024]);
