@@ -316,7 +316,7 @@ fn what_passes_is_told_apart_from_what_stays() {
     assert_eq!(Fault::of(&rusqlite::Error::QueryReturnedNoRows), Fault::Change);
 }
 
-/// The figure that `bulbil auth serve --help` and the README state: measured so with 10,000 users, when it was written.
+/// What is said of [`USERS_MAX`], and in the README; measured so with 10,000 users.
 #[test]
 fn a_user_takes_five_kilobytes_of_disk() {
     const USERS: usize = 1000;
@@ -336,11 +336,13 @@ fn a_user_takes_five_kilobytes_of_disk() {
             });
         }
     });
+    let log = std::fs::metadata(path.with_extension("sqlite-wal")).unwrap().len();
+    assert!(log < 8 << 20, "a log of {log} bytes");
     drop(users);
     // The last connection writes the log back into the file, and removes it.
     writing.end();
     assert!(!path.with_extension("sqlite-wal").exists());
     let each = path.metadata().unwrap().len() / USERS as u64;
-    println!("{each} bytes a user");
+    println!("{each} bytes a user, a log of {log}");
     assert!((4000..5600).contains(&each), "{each} bytes a user");
 }
