@@ -1,0 +1,163 @@
+//! What others take for the time, `PROTOCOL.md` section 18.5.
+
+use core::time::Duration;
+
+use super::NetworkGroup;
+use crate::wire::{NodeId, UnixTime};
+
+/// Nodes that are listened to at most, each of another network group.
+pub const CLOCK_PEERS_MAX: usize = 15;
+/// Nodes that must have been heard before anything follows.
+pub const CLOCK_PEERS_MIN: usize = 3;
+/// A median beyond this puts the own clock in doubt.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(600);
+
+/// What others think of the own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClockVerdict {
+    /// Too few were heard.
+    Unknown,
+    /// It is right, or not wrong by more than [`CLOCK_TOLERANCE`].
+    Agrees,
+    /// It is in doubt.
+    Off {
+        /// By how many seconds it is ahead of the others (negative: behind), in the median.
+        seconds: i64,
+        /// How many others were heard.
+        peers: u8,
+    },
+}
+
+/// The last word of a group.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    node: NodeId,
+    group: NetworkGroup,
+    /// Seconds that the own clock is ahead.
+    ahead: i64,
+}
+
+/// The last words about the time from nodes of different network groups. About 720 bytes.
+#[derive(Debug, Default)]
+pub struct PeerClocks {
+    /// The latest last.
+    words: heapless::Vec<Word, CLOCK_PEERS_MAX>,
+}
+
+impl PeerClocks {
+    /// Nobody heard yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { words: heapless::Vec::new() }
+    }
+
+    /// A node that was linked to at an address of `group` said `their_time` when it was `own_time` here. A node and a group have one
+    /// word each, the last; of more than [`CLOCK_PEERS_MAX`] groups the one that was silent longest is forgotten.
+    pub fn hear(&mut self, node: NodeId, group: NetworkGroup, their_time: UnixTime, own_time: UnixTime) {
+        let ahead = i128::from(own_time.0) - i128::from(their_time.0);
+        let ahead = i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX });
+        self.words.retain(|word| word.node != node && word.group != group);
+        if self.words.is_full() {
+            self.words.remove(0);
+        }
+        self.words.push(Word { node, group, ahead }).expect("room was made");
+    }
+
+    /// Forgets all words, as when the own clock has been set.
+    pub fn clear(&mut self) {
+        self.words.clear();
+    }
+
+    /// What the median says. Of an even number of words the middle one that is nearer to the own clock counts.
+    #[must_use]
+    pub fn verdict(&self) -> ClockVerdict {
+        if self.words.len() < CLOCK_PEERS_MIN {
+            return ClockVerdict::Unknown;
+        }
+        let mut ahead: heapless::Vec<i64, CLOCK_PEERS_MAX> = self.words.iter().map(|word| word.ahead).collect();
+        ahead.sort_unstable();
+        let middle = [(ahead.len() - 1) / 2, ahead.len() / 2].map(|at| ahead.get(at).copied().unwrap_or(0));
+        let seconds = middle.into_iter().min_by_key(|seconds| seconds.unsigned_abs()).unwrap_or(0);
+        if seconds.unsigned_abs() > CLOCK_TOLERANCE.as_secs() {
+            ClockVerdict::Off { seconds, peers: ahead.len() as u8 }
+        } else {
+            ClockVerdict::Agrees
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000_000);
+
+    fn hear(clocks: &mut PeerClocks, number: u8, ahead: i64) {
+        let time = UnixTime(NOW.0.checked_add_signed(-ahead).unwrap());
+        clocks.hear(NodeId([number; 32]), NetworkGroup::V4([number, 0]), time, NOW);
+    }
+
+    fn verdict(ahead: &[i64]) -> ClockVerdict {
+        let mut clocks = PeerClocks::new();
+        ahead.iter().zip(1..).for_each(|(&ahead, number)| hear(&mut clocks, number, ahead));
+        clocks.verdict()
+    }
+
+    #[test]
+    fn three_are_needed_and_the_median_counts() {
+        assert_eq!(verdict(&[]), ClockVerdict::Unknown);
+        assert_eq!(verdict(&[9000, 9000]), ClockVerdict::Unknown);
+        assert_eq!(verdict(&[9000, 9000, 0]), ClockVerdict::Off { seconds: 9000, peers: 3 });
+        assert_eq!(verdict(&[9000, 1, 0]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[-601, -601, -602]), ClockVerdict::Off { seconds: -601, peers: 3 });
+        assert_eq!(verdict(&[-600, -600, -602]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[600; 5]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[601; 5]), ClockVerdict::Off { seconds: 601, peers: 5 });
+        // Half of them is not enough.
+        assert_eq!(verdict(&[9000, 9000, 0, 0]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[9000, 8000, 7000, 0]), ClockVerdict::Off { seconds: 7000, peers: 4 });
+    }
+
+    #[test]
+    fn a_node_and_a_group_have_one_word_each() {
+        let mut clocks = PeerClocks::new();
+        for number in 0..200 {
+            clocks.hear(NodeId([number; 32]), NetworkGroup::V4([1, 1]), UnixTime(5), NOW);
+            clocks.hear(NodeId([1; 32]), NetworkGroup::V6([1, 1, 1, number]), UnixTime(5), NOW);
+        }
+        assert_eq!(clocks.words.len(), 2);
+        assert_eq!(clocks.verdict(), ClockVerdict::Unknown);
+        clocks.clear();
+        for _ in 0..2 {
+            (1..=4).for_each(|number| hear(&mut clocks, number, 7000));
+            assert!(matches!(clocks.verdict(), ClockVerdict::Off { peers: 4, .. }));
+            (1..=4).for_each(|number| hear(&mut clocks, number, 0));
+            assert_eq!(clocks.verdict(), ClockVerdict::Agrees, "the last word counts");
+        }
+    }
+
+    #[test]
+    fn the_last_fifteen_groups_are_heard() {
+        let mut clocks = PeerClocks::new();
+        (0..100).for_each(|number| hear(&mut clocks, number, 5000));
+        assert_eq!(clocks.verdict(), ClockVerdict::Off { seconds: 5000, peers: 15 });
+        (100..107).for_each(|number| hear(&mut clocks, number, 0));
+        assert!(matches!(clocks.verdict(), ClockVerdict::Off { .. }));
+        hear(&mut clocks, 107, 0);
+        assert_eq!(clocks.verdict(), ClockVerdict::Agrees);
+    }
+
+    #[test]
+    fn times_of_any_size_are_heard() {
+        let mut clocks = PeerClocks::new();
+        for number in 0..4 {
+            clocks.hear(NodeId([number; 32]), NetworkGroup::V4([number, 0]), UnixTime(u64::MAX), UnixTime(0));
+        }
+        assert_eq!(clocks.verdict(), ClockVerdict::Off { seconds: i64::MIN, peers: 4 });
+        for number in 0..4 {
+            clocks.hear(NodeId([number; 32]), NetworkGroup::V4([number, 0]), UnixTime(0), UnixTime(u64::MAX));
+        }
+        assert_eq!(clocks.verdict(), ClockVerdict::Off { seconds: i64::MAX, peers: 4 });
+        assert!(size_of::<PeerClocks>() <= 728, "{}", size_of::<PeerClocks>());
+    }
+}
