@@ -8,6 +8,7 @@
 //! whose descriptor is oldest. Pinned nodes never give way.
 
 mod cache;
+pub mod exchange;
 mod group;
 mod guards;
 mod path;
