@@ -13,6 +13,7 @@ mod dispute;
 mod entry;
 mod epoch;
 mod feelers;
+pub mod exchange;
 mod group;
 mod guards;
 mod path;
