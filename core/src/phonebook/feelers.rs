@@ -51,7 +51,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
 
     /// Whose pause is over; the one that has waited longest.
     fn failed(&self, now: UnixTime) -> Option<Slot> {
-        let due = self.testable(now).filter(|(_, entry)| entry.is_retry_due(now));
+        let due = self.testable(now).filter(|(_, entry)| entry.is_retry_due(now, self.failure_pause));
         due.min_by_key(|(_, entry)| entry.last_try()).map(|(slot, _)| slot)
     }
 
@@ -83,9 +83,10 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
     /// that if it fails a test. Says whether the node was dropped.
     pub fn record_failure(&mut self, node: &NodeId, now: UnixTime) -> bool {
         let Some(slot) = self.find(node) else { return false };
+        let first_pause = self.failure_pause;
         let Some(entry) = self.entry_mut(slot) else { return false };
         let tested = entry.has(Flag::Testing);
-        if !entry.note_failure(now) {
+        if !entry.note_failure(now, first_pause) {
             return false;
         }
         let (enough, may_swap) = (entry.has_failed_enough(), tested && entry.has(Flag::Swapping) && !entry.is_pinned());
