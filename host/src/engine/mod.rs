@@ -5,6 +5,7 @@
 //! cache holds its cells; a work-stealing runtime wakes a second thread to look for work each time.
 
 mod aead;
+pub(crate) mod clock;
 pub(crate) mod memory;
 pub(crate) mod readiness;
 pub(crate) mod service;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Release(ConversationId, bool),
     /// Take a new onion key and the descriptor that announces it.
     Rotate(Box<OnionSecret>, Vec<u8>),
+    /// Take a new descriptor for the same keys.
+    Describe(Vec<u8>),
     /// How full and how busy the node is.
     Status(oneshot::Sender<Status>),
     /// End: no new circuits, a moment for those that are open, then everything is closed.
@@ -333,6 +336,7 @@ fn handle_command(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShel
             driver.node_mut().handle_rotation();
             debug!("onion key rotated");
         }
+        Command::Describe(descriptor) => shell.descriptor = descriptor,
         Command::Status(reply) => {
             let node = driver.node();
             let _nobody_waits = reply.send(Status {
