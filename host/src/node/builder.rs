@@ -24,6 +24,7 @@ use crate::config::{self, Bootstrap, NetworkGroups};
 use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
 use crate::engine::shell::{CONNECTING, Keys, LinkEnds, SIGNING, TokioShell, unix_time};
+use crate::engine::traffic::Traffic;
 use crate::engine::workers::Workers;
 use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
@@ -228,6 +229,7 @@ impl NodeBuilder {
             let directory = directory.clone();
             Box::new(move |descriptor: &_, _time: UnixTime| directory.insert(Clone::clone(descriptor)))
         };
+        let traffic = Arc::new(Traffic::default());
         let shell = TokioShell {
             keys: Arc::clone(&keys),
             descriptor,
@@ -242,6 +244,8 @@ impl NodeBuilder {
             connecting: Arc::new(Semaphore::new(CONNECTING)),
             signing: Arc::new(Semaphore::new(SIGNING)),
             ends: LinkEnds::default(),
+            traffic: Arc::clone(&traffic),
+            onion_key_since: tokio::time::Instant::now(),
             random: SYSTEM,
         };
         let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
@@ -269,6 +273,7 @@ impl NodeBuilder {
                 strictness: self.strictness,
                 reuse_paths: !self.reuse.is_zero(),
                 started: tokio::time::Instant::now(),
+                traffic,
                 tasks: std::sync::Mutex::new(tasks),
             }),
         })

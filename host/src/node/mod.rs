@@ -47,6 +47,7 @@ struct Inner {
     strictness: Strictness,
     reuse_paths: bool,
     started: tokio::time::Instant,
+    traffic: Arc<crate::engine::traffic::Traffic>,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
 }
