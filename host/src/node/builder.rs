@@ -364,7 +364,7 @@ impl Card {
 ///
 /// # Errors
 /// A state directory that cannot be used, an address that cannot be listened on; the text says what to do.
-pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<Node, StartError> {
+pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Result<Node, StartError> {
     let limits = &config.limits;
     let to_u16 = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let to_usize = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
