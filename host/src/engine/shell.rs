@@ -32,6 +32,7 @@ use super::readiness::{Readiness, Token};
 use super::service::{Served, Services};
 use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
+use super::traffic::{Metered, Traffic};
 use super::workers::Workers;
 use crate::random::{SYSTEM, SystemRandom};
 
@@ -115,6 +116,10 @@ pub(crate) struct TokioShell {
     pub signing: Arc<Semaphore>,
     /// How links ended.
     pub ends: LinkEnds,
+    /// What crosses links.
+    pub traffic: Arc<Traffic>,
+    /// Since when the current onion key is in force.
+    pub onion_key_since: tokio::time::Instant,
     pub random: SystemRandom,
 }
 
@@ -165,10 +170,11 @@ impl TokioShell {
     }
 
     /// A link's connection, waking the engine.
-    pub(crate) fn link_stream(&self, link: LinkId, stream: TcpStream) -> Waking<TcpStream> {
+    pub(crate) fn link_stream(&self, link: LinkId, stream: TcpStream) -> Metered {
         // Records are written whole; waiting for more bytes would only delay the last ones.
         let _only_slower = stream.set_nodelay(true);
-        Waking::new(stream, self.readiness.waker(Token::Link(link)))
+        let waking = Waking::new(stream, self.readiness.waker(Token::Link(link)));
+        Metered::new(waking, Arc::clone(&self.traffic))
     }
 
     /// The node stops: tells every conversation that is still open, before its stream goes, which would otherwise look like its end.
@@ -191,7 +197,7 @@ impl TokioShell {
 }
 
 impl Shell for TokioShell {
-    type LinkStream = Waking<TcpStream>;
+    type LinkStream = Metered;
     type OutsideStream = Outside;
     type Aead = RingAead;
 

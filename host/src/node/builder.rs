@@ -25,6 +25,7 @@ use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
 use crate::engine::service::{ServiceCall, Services};
 use crate::engine::shell::{CONNECTING, Keys, LinkEnds, SIGNING, TokioShell, unix_time};
+use crate::engine::traffic::Traffic;
 use crate::engine::workers::Workers;
 use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
@@ -238,6 +239,7 @@ impl NodeBuilder {
             let directory = directory.clone();
             Box::new(move |descriptor: &_, _time: UnixTime| directory.insert(Clone::clone(descriptor)))
         };
+        let traffic = Arc::new(Traffic::default());
         let shell = TokioShell {
             keys: Arc::clone(&keys),
             descriptor,
@@ -253,6 +255,8 @@ impl NodeBuilder {
             services: Services::new(self.services),
             signing: Arc::new(Semaphore::new(SIGNING)),
             ends: LinkEnds::default(),
+            traffic: Arc::clone(&traffic),
+            onion_key_since: tokio::time::Instant::now(),
             random: SYSTEM,
         };
         let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
@@ -280,6 +284,7 @@ impl NodeBuilder {
                 strictness: self.strictness,
                 reuse_paths: !self.reuse.is_zero(),
                 started: tokio::time::Instant::now(),
+                traffic,
                 tasks: std::sync::Mutex::new(tasks),
             }),
         })
@@ -370,7 +375,7 @@ impl Card {
 ///
 /// # Errors
 /// A state directory that cannot be used, an address that cannot be listened on; the text says what to do.
-pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<Node, StartError> {
+pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Result<Node, StartError> {
     let limits = &config.limits;
     let to_u16 = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let to_usize = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);

@@ -2,10 +2,12 @@
 
 mod answers;
 mod builder;
+pub(crate) mod control;
 mod directory;
 mod error;
 mod keeper;
 mod open;
+pub(crate) mod stored;
 mod stream;
 
 use std::net::SocketAddr;
@@ -49,6 +51,7 @@ struct Inner {
     strictness: Strictness,
     reuse_paths: bool,
     started: tokio::time::Instant,
+    traffic: Arc<crate::engine::traffic::Traffic>,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
 }
@@ -132,9 +135,9 @@ impl Node {
     }
 
     /// Keeps what should survive a restart in `state`, which stays locked until the node is shut down.
-    fn keep(&self, state: Option<crate::state::StateDir>) {
+    fn keep(&self, state: Option<Arc<crate::state::StateDir>>) {
         if let Some(state) = state {
-            let keeping = keeper::keep_guards(Arc::new(state), self.inner.directory.guards());
+            let keeping = keeper::keep_guards(state, self.inner.directory.guards());
             self.inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(keeping);
         }
     }

@@ -12,6 +12,8 @@ use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::{NodeId, OnionKey};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::control;
+use crate::control::book::Question;
 use crate::engine::shell::unix_time;
 use crate::random::SYSTEM;
 
@@ -50,6 +52,7 @@ enum Request {
     Failed(NodeId),
     Doubted(Vec<NodeId>),
     Succeeded(NodeId),
+    Control(Question),
 }
 
 /// Asks the task that owns the phonebook.
@@ -112,6 +115,11 @@ impl Directory {
         let _stopped = self.requests.send(Request::Succeeded(node));
     }
 
+    /// Passes a question of the control socket on; whoever asked hears nothing once the node has stopped.
+    pub(crate) fn ask(&self, question: Question) {
+        let _stopped = self.requests.send(Request::Control(question));
+    }
+
     /// Changes when a descriptor comes in that was not known.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
@@ -149,6 +157,11 @@ async fn run(
                 }
             }
             Request::Succeeded(node) => book.record_success(&node, now),
+            Request::Control(question) => {
+                if control::answer(question, &mut book, now, |_| ()) {
+                    changed.send_modify(|changes| *changes += 1);
+                }
+            }
             Request::Path(wanted, reply) => {
                 let request = PathRequest {
                     hops: wanted.hops,

@@ -1,0 +1,64 @@
+//! The phonebook in the state directory.
+
+use std::sync::Arc;
+
+use bulbil_core::phonebook::{
+    Anchors, BookKey, EVIDENCE_MAX, Entry, Evidence, Grouping, NEW_PLACES, Shelves, StoredBook, TRIED_PLACES,
+    VerifiedDescriptor,
+};
+use bulbil_core::wire::{NodeId, UnixTime};
+
+use super::control::Book;
+use crate::random::SYSTEM;
+use crate::state::{Item, Problem, StateDir, StateError};
+
+/// The memory of a host's phonebook.
+pub(crate) struct Tables {
+    tried: Vec<Option<Entry<Arc<VerifiedDescriptor>>>>,
+    new: Vec<Option<Entry<Arc<VerifiedDescriptor>>>>,
+    evidence: Vec<Option<Evidence<Arc<VerifiedDescriptor>>>>,
+}
+
+impl Tables {
+    /// Empty.
+    pub(crate) fn new() -> Self {
+        Self { tried: vec![None; TRIED_PLACES], new: vec![None; NEW_PLACES], evidence: vec![None; EVIDENCE_MAX] }
+    }
+
+    /// For a phonebook.
+    pub(crate) fn shelves(&mut self) -> Shelves<'_, Arc<VerifiedDescriptor>> {
+        Shelves { tried: &mut self.tried, new: &mut self.new, evidence: &mut self.evidence }
+    }
+}
+
+/// The phonebook that is kept in `state`, or an empty one with a key of its own if none is. Every descriptor is verified again, 0.1 ms each.
+///
+/// # Errors
+/// The file is damaged or not ours; nothing is changed then.
+pub(crate) fn read<'m>(
+    tables: &'m mut Tables,
+    state: &StateDir,
+    own: Option<NodeId>,
+    grouping: Grouping,
+    now: UnixTime,
+) -> Result<(Book<'m>, Anchors), StateError> {
+    let Some(bytes) = state.read(Item::Phonebook)? else {
+        let key = BookKey::generate(&mut SYSTEM.clone());
+        return Ok((Book::new(tables.shelves(), own, key, grouping), Anchors::new()));
+    };
+    let damaged = |_| StateError { path: state.item_path(Item::Phonebook), problem: Problem::Garbage };
+    let stored = StoredBook::parse(&bytes).map_err(damaged)?;
+    let verify = |descriptor| VerifiedDescriptor::verify_stored(descriptor).ok().map(Arc::new);
+    let book = Book::restore(tables.shelves(), own, grouping, &stored, now, verify);
+    Ok((book, stored.anchors().clone()))
+}
+
+/// Keeps the phonebook in `state`, in place of what was there.
+///
+/// # Errors
+/// What the system reports; what was there then is untouched.
+pub(crate) fn write(state: &StateDir, book: &Book<'_>, anchors: &Anchors) -> Result<(), StateError> {
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    book.emit(anchors, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
+    state.replace(Item::Phonebook, &bytes)
+}
