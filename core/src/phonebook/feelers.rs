@@ -67,14 +67,14 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         self.rested(now).min_by_key(|(_, entry)| entry.last_met()).map(|(slot, _)| slot)
     }
 
-    /// Whether another node waits for the outcome of a test, or `new` holds one that has not been tested yet: then tests should
-    /// follow each other closely.
+    /// Whether another node waits for the outcome of a test, `new` holds one that has not been tested yet, or the pause after a failure is
+    /// over: then tests should follow each other closely.
     #[must_use]
     pub fn wants_tests(&self, now: UnixTime) -> bool {
         let untested = |entry: &Entry<C>| {
             entry.last_met().is_none() && entry.failures() == 0 && !entry.is_disputed() && !entry.is_testing(now)
         };
-        self.iter().any(untested) || self.swaps().next().is_some()
+        self.iter().any(untested) || self.failed(now).is_some() || self.swaps().next().is_some()
     }
 
     /// Notes that a node did not answer, to a test or as a hop. Failures within the pause after the last one

@@ -162,6 +162,11 @@ pub(crate) const CONNECTING: usize = 1024;
 /// Answers that wait for a signature at one time.
 pub(crate) const SIGNING: usize = 64;
 
+/// The machine's time, for whoever has no node.
+pub(crate) fn unix_time() -> UnixTime {
+    WallClock::default().now()
+}
+
 impl TokioShell {
     fn show(&mut self, link: LinkId, shown: Shown<'_>) {
         if let Some(address) = self.addresses.get(&link) {
