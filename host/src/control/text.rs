@@ -203,7 +203,10 @@ impl fmt::Display for Report {
             Clock::Off { seconds, peers } => {
                 let by = duration(seconds.unsigned_abs());
                 let way = if seconds < 0 { "behind" } else { "ahead of" };
-                out.line("clock", format_args!("IN DOUBT: {by} {way} the median of {peers} other nodes; set this machine's clock"))
+                out.line(
+                    "clock",
+                    format_args!("IN DOUBT: {by} {way} the median of {peers} other nodes; set this machine's clock"),
+                )
             }
         }
     }
@@ -212,7 +215,10 @@ impl fmt::Display for Report {
 /// The phonebook, a line for each node, aligned, with a line that names the columns; nothing if it is empty.
 #[must_use]
 pub fn lines(nodes: &[NodeLine], now: u64) -> String {
-    let mut rows = vec![["FINGERPRINT", "ROLES", "ADDRESS", "SHELF", "FAILURES", "LAST MET", "VALID UNTIL", "ONION KEY"].map(String::from)];
+    let mut rows = vec![
+        ["FINGERPRINT", "ROLES", "ADDRESS", "SHELF", "FAILURES", "LAST MET", "VALID UNTIL", "ONION KEY"]
+            .map(String::from),
+    ];
     if nodes.is_empty() {
         return String::new();
     }
