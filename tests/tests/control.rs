@@ -137,9 +137,10 @@ fn a_phonebook_goes_from_one_node_to_another_whether_they_run_or_not() {
     for relay in &relays {
         let line = lines.iter().find(|line| line.starts_with(&relay.fingerprint)).unwrap();
         let address = relay.listening.unwrap().to_string();
-        for word in ["relay", &address, "tried", " s ago", "in 23 h 59 min", "x-wing"] {
+        for word in ["relay", &address, "tried", "  in ", "x-wing"] {
             assert!(line.contains(word), "{word:?} is missing in {line}");
         }
+        assert!(!line.contains("never"), "it was met: {line}");
     }
     let shown = done(&format!("phonebook show --state DIR/one.state {}", &relays[0].fingerprint[..40]), dir);
     assert!(shown.starts_with(&format!("node          {}\n", relays[0].fingerprint)), "{shown}");
