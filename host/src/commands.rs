@@ -12,9 +12,9 @@ use clap::Parser;
 use crate::{
     cli::{AuthCommand, Cli, Command, ConnectArgs, LogArgs, quiet},
     config::{Config, ConfigError, Log},
+    control::SocketError,
     demo,
     logging::{self, LogError},
-    control::SocketError,
     net,
     node::{OpenError, StartError},
     shutdown::Shutdown,

@@ -264,7 +264,20 @@ impl Done {
     const fn new(counters: &Counters, links_refused: u64) -> Self {
         let &Counters { forward, backward, sent, opened, rejected, replayed, busy, late, garbled, violations, expired } =
             counters;
-        Self { forward, backward, sent, opened, rejected, replayed, busy, late, garbled, violations, expired, links_refused }
+        Self {
+            forward,
+            backward,
+            sent,
+            opened,
+            rejected,
+            replayed,
+            busy,
+            late,
+            garbled,
+            violations,
+            expired,
+            links_refused,
+        }
     }
 }
 

@@ -41,7 +41,9 @@ impl NodePlace {
 
 /// `bulbil status`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Exit code 1 if no node runs there. Addresses and the fingerprint are shown because you ask; they do not go to logs.")]
+#[command(
+    after_help = "Exit code 1 if no node runs there. Addresses and the fingerprint are shown because you ask; they do not go to logs."
+)]
 pub struct StatusArgs {
     /// The node.
     #[command(flatten)]
@@ -59,10 +61,14 @@ pub enum PhonebookCommand {
     /// Show all that is known of one node
     Show(ShowArgs),
     /// Write the descriptors that a node knows to a file, for another node to import
-    #[command(after_help = "The file is text: blocks that can be mailed, cut and joined. What has expired or is in dispute is left out.")]
+    #[command(
+        after_help = "The file is text: blocks that can be mailed, cut and joined. What has expired or is in dispute is left out."
+    )]
     Export(ExportArgs),
     /// Take the descriptors of a file in; each is verified first
-    #[command(after_help = "A damaged file changes nothing. Exit code 1 if there were descriptors and none was of any use.")]
+    #[command(
+        after_help = "A damaged file changes nothing. Exit code 1 if there were descriptors and none was of any use."
+    )]
     Import(ImportArgs),
 }
 

@@ -30,7 +30,9 @@ fn advice(dir: &Path) -> &'static str {
 
 /// An answer to something else than what was asked.
 pub(super) fn unasked() -> Failure {
-    Failure::Other("the node answered something else than it was asked; is it of the same version as this program?".into())
+    Failure::Other(
+        "the node answered something else than it was asked; is it of the same version as this program?".into(),
+    )
 }
 
 /// Writes `value` to standard output, as one line.

@@ -59,7 +59,9 @@ impl fmt::Display for FileError {
             Self::NotOurs => write!(f, "this is not an exported phonebook: its first line is not \"{MAGIC}{VERSION}\""),
             Self::Version => f.write_str("a later version of bulbil wrote this file; use that version"),
             Self::Line(line) => write!(f, "line {line} belongs to no descriptor: the file is damaged"),
-            Self::Base64(line) => write!(f, "the descriptor that ends in line {line} is not base64: the file is damaged"),
+            Self::Base64(line) => {
+                write!(f, "the descriptor that ends in line {line} is not base64: the file is damaged")
+            }
             Self::TooLong(line) => write!(f, "line {line}: no descriptor is that long"),
             Self::CutOff => f.write_str("the file ends within a descriptor: it is cut off"),
             Self::TooMany => write!(f, "the file holds more than {DESCRIPTORS_MAX} descriptors; split it"),
@@ -132,7 +134,11 @@ impl FileReader {
             let end = piece.iter().position(|&byte| byte == b'\n');
             let (part, rest) = piece.split_at(end.unwrap_or(piece.len()));
             if self.line.len() + part.len() > LINE_MAX {
-                return Err(if self.place == Place::Start { FileError::NotOurs } else { FileError::Line(self.number + 1) });
+                return Err(if self.place == Place::Start {
+                    FileError::NotOurs
+                } else {
+                    FileError::Line(self.number + 1)
+                });
             }
             self.line.extend_from_slice(part);
             piece = rest.get(1..).unwrap_or_default();

@@ -49,7 +49,8 @@ mod tests {
     fn ten_seconds_are_kept() {
         let mut gauge = Gauge::default();
         let begin = Instant::now();
-        let totals = |second: u64| Totals { bytes_in: 100 * second, bytes_out: 7 * second, cells_in: second, cells_out: 0 };
+        let totals =
+            |second: u64| Totals { bytes_in: 100 * second, bytes_out: 7 * second, cells_in: second, cells_out: 0 };
         assert_eq!(gauge.since_oldest(begin, totals(3)), Recent::default(), "nothing is known yet");
         for second in 0..=60 {
             gauge.push(begin + INTERVAL * second, totals(u64::from(second)));

@@ -132,7 +132,8 @@ impl Answer {
 
 /// A line with its end.
 pub(crate) fn write_line<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).expect("no map has other keys than strings, and nothing fails to be written");
+    let mut line =
+        serde_json::to_vec(value).expect("no map has other keys than strings, and nothing fails to be written");
     line.push(b'\n');
     line
 }

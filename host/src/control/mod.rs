@@ -35,4 +35,6 @@ pub use socket::{SOCKET_NAME, Socket, SocketError};
 pub use text::{details, lines};
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

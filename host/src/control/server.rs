@@ -54,11 +54,8 @@ impl About {
     /// What `config` says; where the proxy listens in truth is for its owner to say.
     #[must_use]
     pub fn new(config: &Config, socks: Vec<SocketAddr>) -> Self {
-        let roles = [
-            (config.roles.relay, Role::Relay),
-            (config.roles.exit, Role::Exit),
-            (config.roles.client, Role::Client),
-        ];
+        let roles =
+            [(config.roles.relay, Role::Relay), (config.roles.exit, Role::Exit), (config.roles.client, Role::Client)];
         Self {
             roles: roles.into_iter().filter_map(|(has, role)| has.then_some(role)).collect(),
             advertised: config.advertise.clone(),
@@ -124,7 +121,8 @@ impl Server {
 
 /// Says why, without waiting for anything.
 fn turn_away(stream: UnixStream) {
-    let reply = Reply::error(Complaint::Busy, "the node is talking to as many others as it does at one time; try again");
+    let reply =
+        Reply::error(Complaint::Busy, "the node is talking to as many others as it does at one time; try again");
     let line = message::write_line(&Answer::new(reply));
     // A new connection has room for a line; whoever does not get it sees the end.
     let _told = stream.into_std().and_then(|mut stream| stream.write_all(&line));
@@ -213,9 +211,10 @@ impl Desk {
         if bytes > FILE_MAX {
             return Err(Reply::error(Complaint::File, super::file::FileError::TooLarge.to_string()));
         }
-        let permit = self.importing.try_acquire().map_err(|_| {
-            Reply::error(Complaint::Busy, "another import is going on; try again when that has ended")
-        })?;
+        let permit = self
+            .importing
+            .try_acquire()
+            .map_err(|_| Reply::error(Complaint::Busy, "another import is going on; try again when that has ended"))?;
         let damaged = |error: super::file::FileError| Reply::error(Complaint::File, error.to_string());
         let mut unjudged = Unjudged::default();
         let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -253,9 +252,7 @@ impl Desk {
         let reply = match ask {
             Ask::Status => self.report().await?,
             Ask::List => Reply::List(self.phonebook(Question::List).await?),
-            Ask::Show { prefix } => {
-                self.phonebook(|reply| Question::Find(prefix.clone(), reply)).await?.reply(&prefix)
-            }
+            Ask::Show { prefix } => self.phonebook(|reply| Question::Find(prefix.clone(), reply)).await?.reply(&prefix),
             Ask::Export => return self.export().await,
             Ask::Import { .. } => Reply::error(Complaint::Request, "an import has a file"),
         };

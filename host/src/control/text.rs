@@ -37,6 +37,7 @@ fn duration(seconds: u64) -> String {
 /// A moment, seen from `now`.
 fn moment(at: u64, now: u64) -> String {
     match at.checked_sub(now) {
+        Some(0) => "now".into(),
         Some(ahead) => format!("in {}", duration(ahead)),
         None => format!("{} ago", duration(now - at)),
     }
@@ -203,7 +204,10 @@ impl fmt::Display for Report {
             Clock::Off { seconds, peers } => {
                 let by = duration(seconds.unsigned_abs());
                 let way = if seconds < 0 { "behind" } else { "ahead of" };
-                out.line("clock", format_args!("IN DOUBT: {by} {way} the median of {peers} other nodes; set this machine's clock"))
+                out.line(
+                    "clock",
+                    format_args!("IN DOUBT: {by} {way} the median of {peers} other nodes; set this machine's clock"),
+                )
             }
         }
     }
@@ -212,7 +216,10 @@ impl fmt::Display for Report {
 /// The phonebook, a line for each node, aligned, with a line that names the columns; nothing if it is empty.
 #[must_use]
 pub fn lines(nodes: &[NodeLine], now: u64) -> String {
-    let mut rows = vec![["FINGERPRINT", "ROLES", "ADDRESS", "SHELF", "FAILURES", "LAST MET", "VALID UNTIL", "ONION KEY"].map(String::from)];
+    let mut rows = vec![
+        ["FINGERPRINT", "ROLES", "ADDRESS", "SHELF", "FAILURES", "LAST MET", "VALID UNTIL", "ONION KEY"]
+            .map(String::from),
+    ];
     if nodes.is_empty() {
         return String::new();
     }
@@ -290,6 +297,7 @@ mod tests {
         for (seconds, text) in durations {
             assert_eq!(duration(seconds), text);
         }
+        assert_eq!(moment(7, 7), "now");
         assert_eq!((moment(100, 40), moment(40, 100)), ("in 1 min 0 s".into(), "1 min 0 s ago".into()));
         let sizes = [(0.0, "0 B"), (1023.0, "1023 B"), (1536.0, "1.5 KiB"), (5e9, "4.7 GiB"), (1e17, "90949.5 TiB")];
         for (size, text) in sizes {

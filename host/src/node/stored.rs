@@ -108,3 +108,49 @@ pub(crate) fn write(state: &StateDir, book: &Book<'_>, anchors: &Anchors) -> Res
     book.emit(anchors, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
     state.replace(Item::Phonebook, &bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::testing::signed;
+    use crate::engine::shell::unix_time;
+    use crate::node::control::{import, list};
+    use crate::scratch::Scratch;
+
+    fn verified(number: usize) -> VerifiedDescriptor {
+        VerifiedDescriptor::verify(signed(number, |_| ()), unix_time()).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_a_damaged_file_is_left_alone() {
+        let scratch = Scratch::new("stored");
+        let state = StateDir::open(&scratch.path().join("state")).unwrap();
+        let (mut tables, mut again) = (Tables::new(), Tables::new());
+        let (mut book, mut anchors) = read(&mut tables, &state, None, Grouping::Network, unix_time()).unwrap();
+        assert!(book.is_empty() && !state.item_path(Item::Phonebook).exists(), "reading makes nothing");
+        import(&mut book, vec![verified(0), verified(1)], unix_time());
+        anchors.note(verified(1).node());
+        write(&state, &book, &anchors).unwrap();
+        let (restored, kept) = read(&mut again, &state, None, Grouping::Network, unix_time()).unwrap();
+        assert_eq!((list(&restored), kept), (list(&book), anchors.clone()));
+
+        let own = Some(verified(0).node());
+        let mut own_tables = Tables::new();
+        let (others, _) = read(&mut own_tables, &state, own, Grouping::Address, unix_time()).unwrap();
+        assert_eq!(others.len(), 1, "never the node itself");
+
+        // A good frame around something else, and a damaged frame.
+        state.replace(Item::Phonebook, b"something else").unwrap();
+        let path = state.item_path(Item::Phonebook);
+        for cut in [false, true] {
+            let mut bytes = std::fs::read(&path).unwrap();
+            if cut {
+                bytes.pop();
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            let error = read(&mut Tables::new(), &state, None, Grouping::Network, unix_time()).map(drop).unwrap_err();
+            assert!(error.to_string().contains("restore it from a backup"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+    }
+}
