@@ -12,6 +12,7 @@ use bulbil_core::phonebook::{
     PathError, PathRequest, PeerClocks, Refusal, Source, Test, VerifiedDescriptor,
 };
 use bulbil_core::wire::{NodeId, UnixTime};
+use rand_core::Rng as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -296,9 +297,17 @@ impl Owner<'_> {
 
     fn next_test(&mut self, idle: bool, now: UnixTime) -> (Option<Test>, TestLoad) {
         let test = if idle || self.book.wants_tests(now) { self.book.next_test(now, &mut SYSTEM.clone()) } else { None };
+        let test = test.or_else(|| self.any_test().filter(|_| idle && self.in_doubt));
         // Whoever has failed is tried again as soon as its pause is over.
         let waiting = self.book.wants_tests(now) || self.book.iter().any(|entry| entry.failures() > 0);
         (test, if waiting { TestLoad::Waiting } else { TestLoad::Idle })
+    }
+
+    /// A link to anybody who was met, to hear what time it is.
+    fn any_test(&self) -> Option<Test> {
+        let met: Vec<_> = self.book.iter().filter(|entry| entry.is_tried()).collect();
+        let drawn = SYSTEM.clone().next_u64() % met.len().max(1) as u64;
+        met.get(drawn as usize).map(|entry| Test { node: entry.node(), address: entry.address(), urgent: false })
     }
 
     fn whom(&mut self, now: UnixTime) -> Option<NodeId> {
