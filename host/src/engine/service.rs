@@ -16,11 +16,13 @@ const TIME: Duration = Duration::from_secs(60);
 /// Bytes that wait between the engine and whoever serves, each way.
 const PIPE: usize = 16 * 1024;
 
+/// Ends a conversation that is not served, and says why.
+type End = Arc<dyn Fn(EndReason) + Send + Sync>;
+
 /// A conversation that a client has begun with a service of this node.
 ///
 /// What the client says is read from the stream; what is written is its answer, and shutting down ends that. When the client goes, or after
 /// a minute, reading ends and writing fails, so a request has to say itself whether it is whole.
-#[derive(Debug)]
 pub struct ServiceCall {
     /// Which service is asked.
     pub service: Service,
@@ -28,6 +30,20 @@ pub struct ServiceCall {
     pub stream: DuplexStream,
     /// The place is free again when neither side holds it: whoever serves may work on when the client has long gone.
     _place: Arc<Place>,
+    end: End,
+}
+
+impl ServiceCall {
+    /// Ends the conversation without an answer; the client is told why.
+    pub fn refuse(self, reason: EndReason) {
+        (self.end)(reason);
+    }
+}
+
+impl std::fmt::Debug for ServiceCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceCall").field("service", &self.service).finish_non_exhaustive()
+    }
 }
 
 /// A place among the conversations with services.
@@ -58,17 +74,24 @@ impl Services {
         Self { calls, places: Arc::new(Semaphore::new(PLACES)) }
     }
 
-    /// Begins a conversation; `late` is called when its time is over and it is not. What is answered otherwise is told to the client.
-    pub(crate) fn begin(&self, service: Service, late: impl FnOnce() + Send + 'static) -> Result<Served, EndReason> {
+    /// Begins a conversation; `end` is called when whoever serves refuses it, or when its time is over and it is not. What is answered
+    /// otherwise is told to the client.
+    pub(crate) fn begin(
+        &self,
+        service: Service,
+        end: impl Fn(EndReason) + Send + Sync + 'static,
+    ) -> Result<Served, EndReason> {
         let calls = self.calls.as_ref().filter(|calls| !calls.is_closed()).ok_or(EndReason::NoService)?;
         let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| EndReason::Busy)?;
+        let end: End = Arc::new(end);
+        let late = Arc::clone(&end);
         let timer = tokio::spawn(async move {
             tokio::time::sleep(TIME).await;
-            late();
+            late(EndReason::TimedOut);
         });
         let place = Arc::new(Place { _permit: permit, timer: timer.abort_handle() });
         let (engines, servers) = duplex(PIPE);
-        let call = ServiceCall { service, stream: servers, _place: Arc::clone(&place) };
+        let call = ServiceCall { service, stream: servers, _place: Arc::clone(&place), end };
         match calls.try_send(call) {
             Ok(()) => Ok((engines, place)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(EndReason::Busy),
@@ -82,7 +105,7 @@ mod tests {
     use super::*;
 
     fn begin(services: &Services) -> Result<Served, EndReason> {
-        services.begin(Service::Phonebook, || ())
+        services.begin(Service::Phonebook, |_| ())
     }
 
     #[tokio::test]
@@ -132,12 +155,12 @@ mod tests {
         let (late, mut heard) = mpsc::unbounded_channel();
         let report = |number| {
             let late = late.clone();
-            move || late.send(number).unwrap()
+            move |_| late.send(number).unwrap()
         };
         let ended = services.begin(Service::Phonebook, report(1)).unwrap();
         drop((ended, serving.recv().await));
         let _slow = services.begin(Service::Phonebook, report(2)).unwrap();
-        drop(late);
+        drop((late, serving));
         assert_eq!(heard.recv().await, Some(2));
         assert_eq!(heard.recv().await, None, "and nobody else");
     }
