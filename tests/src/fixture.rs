@@ -11,6 +11,8 @@ use bulbil_core::wire::{Descriptor, NodeId, OnionKeyKind, PortRange, ProtocolVer
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+pub mod population;
+
 /// The time, in Unix seconds, at which every test network starts.
 pub const EPOCH: UnixTime = UnixTime(1_700_000_000);
 
