@@ -14,7 +14,7 @@ use embedded_io::ErrorType;
 use rand_core::CryptoRng;
 
 use crate::circuit::LinkId;
-use crate::client::origin::Receipt;
+use crate::client::origin::{Reached, Receipt};
 use crate::crypto::onion::{Onion, OnionRejected, Peeled};
 use crate::crypto::receipt::TranscriptDigest;
 use crate::driver::LinkEnd;
@@ -71,7 +71,10 @@ pub trait Shell {
     /// Connects to `address` for `link`; later [`crate::driver::Driver::handle_link_stream`].
     fn connect_link(&mut self, link: LinkId, address: SocketAddr);
 
-    /// Resolves and connects to `target` under the exit policy; later [`crate::driver::Driver::handle_target`].
+    /// Resolves and connects to `target` under the exit policy; later [`crate::driver::Driver::handle_target`]. For a service of this node:
+    /// attaches it, or refuses (`PROTOCOL.md` section 9, END 9), later [`crate::driver::Driver::handle_service`].
+    ///
+    /// A node that is no exit is asked for services only.
     fn connect_target(&mut self, conversation: ConversationId, target: &Target);
 
     /// Opens `onion` with [`crate::crypto::onion::peel`]: in place and at once (`Some`), or in a copy and later
@@ -100,8 +103,8 @@ pub trait Shell {
     /// A link has ended, or was never opened.
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd);
 
-    /// The exit of one of our conversations has reached the target, at `address`.
-    fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr);
+    /// The last hop of one of our conversations has reached the target.
+    fn handle_connected(&mut self, conversation: ConversationId, reached: Reached);
 
     /// The receipt of one of our conversations has come; to be verified with the exit's identity.
     fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt);

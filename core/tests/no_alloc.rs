@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bulbil_core::circuit::LinkId;
-use bulbil_core::client::origin::Receipt;
+use bulbil_core::client::origin::{Reached, Receipt};
 use bulbil_core::crypto::identity::IdentitySecret;
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
 use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, Onion, OnionRejected, Peeled, build, peel};
@@ -194,7 +194,7 @@ impl Shell for TestShell {
         panic!("a link ended: {end}");
     }
 
-    fn handle_connected(&mut self, _conversation: ConversationId, _address: SocketAddr) {}
+    fn handle_connected(&mut self, _conversation: ConversationId, _reached: Reached) {}
 
     fn handle_receipt(&mut self, _conversation: ConversationId, _receipt: Receipt) {}
 

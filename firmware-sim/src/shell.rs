@@ -4,7 +4,7 @@ use core::cell::RefCell;
 use core::net::SocketAddr;
 
 use bulbil_core::circuit::LinkId;
-use bulbil_core::client::origin::Receipt;
+use bulbil_core::client::origin::{Reached, Receipt};
 use bulbil_core::crypto::onion::{Onion, OnionRejected, Peeled, peel};
 use bulbil_core::crypto::receipt::ReceiptParts;
 use bulbil_core::driver::LinkEnd;
@@ -91,7 +91,8 @@ impl<B: Board> Shell for BoardShell<B> {
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
         let begun = match &self.config.exit {
             Some(policy) => self.dials.begin(&mut self.net.borrow_mut(), policy, conversation, target, self.now),
-            None => Err(EndReason::Forbidden),
+            // No exit: it is asked for services only.
+            None => Err(EndReason::NoService),
         };
         if let Err(reason) = begun {
             let _its_deadline_tells = self.failed_targets.push_back((conversation, reason));
@@ -156,10 +157,12 @@ impl<B: Board> Shell for BoardShell<B> {
         self.board.handle_event(Event::LinkEnded(end));
     }
 
-    fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr) {
+    fn handle_connected(&mut self, conversation: ConversationId, reached: Reached) {
         if self.progress.is_of(conversation) {
             self.progress.connected = true;
-            self.board.handle_event(Event::Connected(address));
+            if let Reached::Address(address) = reached {
+                self.board.handle_event(Event::Connected(address));
+            }
         }
     }
 

@@ -15,7 +15,6 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -71,8 +70,8 @@ pub trait Dialer<S>: Clone + Send + Sync + 'static {
 
 /// An open circuit, as the proxy uses it.
 pub trait Circuit<S>: Send {
-    /// Waits until the exit has connected, and says to which address.
-    fn connected(&mut self) -> impl Future<Output = Result<SocketAddr, OpenError>> + Send;
+    /// Waits until the exit has connected.
+    fn connected(&mut self) -> impl Future<Output = Result<(), OpenError>> + Send;
 
     /// Moves bytes between `client` and the target until both directions have ended.
     fn splice(self, client: S) -> impl Future<Output = Result<(), OpenError>> + Send;
@@ -87,8 +86,8 @@ impl Dialer<TcpStream> for Node {
 }
 
 impl Circuit<TcpStream> for CircuitStream {
-    async fn connected(&mut self) -> Result<SocketAddr, OpenError> {
-        Self::connected(self).await
+    async fn connected(&mut self) -> Result<(), OpenError> {
+        Self::connected(self).await.map(|_reached| ())
     }
 
     async fn splice(self, client: TcpStream) -> Result<(), OpenError> {

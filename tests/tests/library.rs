@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bulbil_core::wire::Target as Where;
 use bulbil_host::net::Network;
-use bulbil_host::node::{EndReason, Node, OpenError, OpenOptions, SendOptions};
+use bulbil_host::node::{EndReason, Node, OpenError, OpenOptions, Reached, SendOptions};
 use bulbil_tests::targets::{Target, resetting, serve_each};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -43,7 +43,7 @@ async fn a_stream_is_read_and_written_like_any_other() {
         .write_all(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
         .await
         .unwrap();
-    assert_eq!(circuit.connected().await.unwrap(), target.address);
+    assert_eq!(circuit.connected().await.unwrap(), Reached::Address(target.address));
     assert_eq!(circuit.path().len(), 4);
     let last = circuit.path().last().unwrap().node;
     assert_eq!(last, network.nodes[3].fingerprint(), "the exit");

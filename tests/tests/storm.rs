@@ -92,6 +92,7 @@ fn open(network: &mut Network<'_, '_>, dice: &mut Dice) {
     let path: Vec<usize> =
         (0..=dice.below(4)).map(|_| others.swap_remove(dice.below(others.len() as u64) as usize)).collect();
     let wish = Wish {
+        service: false,
         first: dice.below(400) as usize,
         finish: !dice.one_in(3),
         once: dice.one_in(4),

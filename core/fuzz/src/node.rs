@@ -26,7 +26,7 @@ use bulbil_core::time::Instant;
 use bulbil_core::wire::cell::{self, CELL_LEN, Cell, CreditWriter};
 use bulbil_core::wire::handshake::Hello;
 use bulbil_core::wire::message::{BeginOptions, MESSAGE_LEN};
-use bulbil_core::wire::{CircuitId, CloseReason, Command, EndReason, Message, NodeId, Target};
+use bulbil_core::wire::{CircuitId, CloseReason, Command, EndReason, Message, NodeId, Service, Target};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -55,6 +55,8 @@ struct World<'m> {
     wishes: VecDeque<(LinkId, LinkWish)>,
     /// What was said on circuits that are gone.
     history: BTreeMap<(u16, u32), Vec<u8>>,
+    /// The circuit that asks for a service: one a run, so that it is known whose it is.
+    service: Option<(u16, u32)>,
     /// What targets answered on circuits.
     answers: BTreeMap<(u16, u32), Vec<u8>>,
 }
@@ -100,6 +102,7 @@ pub fn check(input: &[u8]) {
         conversations: Vec::new(),
         wishes: VecDeque::new(),
         history: BTreeMap::new(),
+        service: None,
         answers: BTreeMap::new(),
     };
     for _ in 0..STEPS_MAX {
@@ -316,8 +319,13 @@ impl World<'_> {
             return Some(());
         }
         let data = vec![circuit.said.len() as u8 ^ choice; 1 + len];
-        let target =
+        let mut target =
             Target::from(SocketAddr::new([10, (number >> 8) as u8, number as u8, id.min(255) as u8].into(), 80));
+        if !circuit.begun && choice & 0x1c == 0x1c && self.service.is_none() {
+            self.service = Some((number, id));
+            circuit.service = true;
+            target = Target::Service(Service::Phonebook);
+        }
         let message = match choice {
             _ if !circuit.begun => {
                 circuit.begun = true;

@@ -299,7 +299,8 @@ pub fn node() -> Vec<Seed> {
     const REJECT: &[u8] = &[1, 0, 0, 3, 4, 0, 0xff];
     const REJECT_1: &[u8] = &[1, 1, 0, 3, 4, 0, 0xff];
     const LATER: &[u8] = &[14, 255];
-    let seeds: [(&str, &[&[u8]]); 17] = [
+    const BEGIN_SERVICE: &[u8] = &[6, 0, 0, 0x1c, 5];
+    let seeds: [(&str, &[&[u8]]); 20] = [
         ("onion-rejected", &[&[0], &rejected, PUMP]),
         ("role-refused", &[&[2], exit, PUMP]),
         ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
@@ -312,6 +313,9 @@ pub fn node() -> Vec<Seed> {
         ("circuits-full", &[&[0, 0, 100, 0, 100], REJECT, REJECT, REJECT, REJECT, REJECT_1, REJECT_1, &[1, 1, 0]]),
         ("closed-behind-early-cells", &[&[0, 0, 100, 1, 0, 0], BEGIN, &[10, 0, 0, 0]]),
         ("beyond-credit", &[&[0], exit, BEGIN, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY, SAY]),
+        ("service", &[&[0], exit, BEGIN_SERVICE, CONNECT, SAY, READ, ANSWER, PUMP, ANSWER_FIN, PUMP]),
+        ("service-at-relay", &[&[2], exit, BEGIN_SERVICE, CONNECT, SAY_FIN, READ, ANSWER, ANSWER_FIN, PUMP]),
+        ("target-at-relay", &[&[2], exit, BEGIN, SAY, CONNECT, PUMP]),
         ("passing", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[8, 1, 0, 7], PUMP]),
         ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),
         ("next-hop-lost", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[15, 1], PUMP]),

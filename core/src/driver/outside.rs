@@ -71,6 +71,25 @@ impl<S: Shell> Driver<'_, '_, S> {
         }
     }
 
+    /// The shell has a service for a conversation that asks for it, or not: `reason` is what the client is told.
+    pub fn handle_service(
+        &mut self,
+        shell: &mut S,
+        name: ConversationId,
+        stream: Result<S::OutsideStream, EndReason>,
+        now: Instant,
+    ) {
+        match stream {
+            Ok(stream) if self.node.knows(name) => {
+                self.claim(name, Some(stream));
+                self.node.handle_served(name, now);
+                self.service_conversation(shell, name, now);
+            }
+            Ok(_) => {}
+            Err(reason) => self.node.handle_failed(name, reason, now),
+        }
+    }
+
     /// The owner of one of our conversations lets go of it. Ungracefully: the target is told that the answer is not wanted.
     pub fn release(&mut self, name: ConversationId, graceful: bool, now: Instant) {
         self.node.close_conversation(name, graceful, now);
@@ -110,12 +129,12 @@ impl<S: Shell> Driver<'_, '_, S> {
             }
             None => {}
         }
-        let connected = self.node.connected(name);
-        if let Some(address) = connected
+        let reached = self.node.reached(name);
+        if let Some(reached) = reached
             && let Some(place) = self.claim(name, None)
             && !core::mem::replace(&mut place.announced, true)
         {
-            shell.handle_connected(name, address);
+            shell.handle_connected(name, reached);
         }
         if let Some(receipt) = self.node.take_receipt(name) {
             shell.handle_receipt(name, receipt);

@@ -12,7 +12,7 @@ use crate::time::Instant;
 use crate::wire::cell::{CELL_LEN, Cell, CellBody, CreditEntries};
 use crate::wire::handshake::Hello;
 use crate::wire::message::{MESSAGE_LEN, Message};
-use crate::wire::{CircuitId, CloseReason, EndReason};
+use crate::wire::{CircuitId, CloseReason, EndReason, Target};
 
 /// The message in a relay cell whose layers are off.
 pub(super) fn message_of(body: &mut CellBody) -> &mut [u8; MESSAGE_LEN] {
@@ -26,6 +26,8 @@ enum Fate {
     Kept,
     /// It was used up.
     Used,
+    /// It asks for what this node does not do: the circuit ends.
+    Refused,
     /// It is not what an honest path would send: the circuit ends.
     Garbage,
 }
@@ -198,6 +200,7 @@ impl Node<'_> {
                     self.list_attention(index);
                 }
             }
+            Fate::Refused => self.refuse(index, CloseReason::RoleRefused, now),
             Fate::Garbage => {
                 self.counters.garbled += 1;
                 self.abort(index, EndReason::Protocol, CloseReason::Protocol, now);
@@ -225,7 +228,12 @@ impl Node<'_> {
                 }
                 let message = message_of(body);
                 let Ok(parsed) = Message::parse(message) else { return Fate::Garbage };
-                match exit.handle(parsed) {
+                let received = exit.handle(parsed);
+                let begun = matches!(received, Ok(exit::Received::Begin(_)));
+                if begun && !self.config.exit && !matches!(exit.target(), Some(Target::Service(_))) {
+                    return Fate::Refused;
+                }
+                match received {
                     Ok(exit::Received::Data) => Fate::Kept,
                     Ok(exit::Received::Used) => Fate::Used,
                     Ok(exit::Received::Begin([])) => Fate::Used,

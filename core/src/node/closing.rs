@@ -99,6 +99,11 @@ impl Node<'_> {
     /// Ends a circuit that cannot go on: tells the client why, as far as we share keys with it, and both neighbours.
     pub(super) fn abort(&mut self, index: CircuitIndex, end: EndReason, close: CloseReason, now: Instant) {
         self.say_end(index, end);
+        self.refuse(index, close, now);
+    }
+
+    /// The same without a word to the client: whoever is before this node on the path says that it was refused here.
+    pub(super) fn refuse(&mut self, index: CircuitIndex, close: CloseReason, now: Instant) {
         if let Some(entry) = self.table.get_mut(index)
             && let Role::Exiting(_, exit) = &mut entry.role
         {

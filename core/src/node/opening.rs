@@ -252,7 +252,8 @@ impl Node<'_> {
         }
         let hop = Hop::new(&peeled.keys);
         match peeled.instruction {
-            Instruction::Last if self.config.exit => {
+            // Whether this node is the right one for it is known with BEGIN: every last hop has services, only an exit has targets.
+            Instruction::Last if self.config.exit || self.config.relay => {
                 self.free_onion(job);
                 let entry = self.table.get_mut(index).ok_or(CloseReason::Protocol)?;
                 entry.role = Role::Exiting(hop, Exit::new());
@@ -492,7 +493,7 @@ fn originate(keys: &[HopKeys], plan: &Plan<'_>, begin: &mut CellBody) -> Result<
     ) else {
         return Err(OpenRefused::Invalid);
     };
-    let mut origin = Origin::new(forward, backward, exit, plan.options.sign);
+    let mut origin = Origin::new(forward, backward, exit, plan.target, plan.options);
     origin.handle_request(plan.first);
     let originated = origin.forward.originate(exit, Command::RELAY, begin);
     debug_assert!(originated.is_ok(), "the exit is a hop of the path");

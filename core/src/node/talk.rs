@@ -7,7 +7,7 @@ use super::role::Role;
 use super::{Node, Outcome};
 use crate::circuit::CircuitIndex;
 use crate::circuit::table::{ConversationId, End, Side};
-use crate::client::origin::{Origin, Receipt};
+use crate::client::origin::{Origin, Reached, Receipt};
 use crate::conversation::Halves;
 use crate::crypto::cgo::TAG_LEN;
 use crate::crypto::receipt::TranscriptDigest;
@@ -29,7 +29,8 @@ const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
     reason = "made once a conversation, taken apart at once, and there is no allocator"
 )]
 pub enum Ask<'a> {
-    /// Connect to the target; answer with [`Node::handle_connected`] or [`Node::handle_failed`].
+    /// Connect to the target; answer with [`Node::handle_connected`], for a service with [`Node::handle_served`], or with
+    /// [`Node::handle_failed`].
     Connect(&'a Target),
     /// Sign the answer (`PROTOCOL.md` section 9, RECEIPT); answer with [`Node::handle_signed`].
     Sign(&'a Target, TranscriptDigest),
@@ -161,16 +162,28 @@ impl Node<'_> {
 
     /// The owner has reached the target, at `address`.
     pub fn handle_connected(&mut self, name: ConversationId, address: SocketAddr, now: Instant) {
+        if let Some(index) = self.open_outside(name, now) {
+            self.say(index, &Message::Connected { address });
+        }
+    }
+
+    /// The owner has attached the service that was asked for. The client hears of it by the service's answer: there is no CONNECTED.
+    pub fn handle_served(&mut self, name: ConversationId, now: Instant) {
+        let _nothing_to_say = self.open_outside(name, now);
+    }
+
+    /// Bytes may go both ways from now on; `None` if nobody asked for that.
+    fn open_outside(&mut self, name: ConversationId, now: Instant) -> Option<CircuitIndex> {
         let idle = now.after(self.config.patience.idle);
-        let Some((index, exit)) = self.exit_mut(name) else { return };
+        let (index, exit) = self.exit_mut(name)?;
         if !exit.handle_connected() {
-            return;
+            return None;
         }
         if let Some(entry) = self.table.get_mut(index) {
             entry.deadline = idle;
         }
-        self.say(index, &Message::Connected { address });
         self.list_attention(index);
+        Some(index)
     }
 
     /// The owner could not reach the target, or has lost it.
@@ -390,10 +403,10 @@ impl Node<'_> {
         }
     }
 
-    /// The address that the exit has connected to, once our own conversation is told.
+    /// What the exit has reached, once our own conversation is told.
     #[must_use]
-    pub fn connected(&mut self, name: ConversationId) -> Option<SocketAddr> {
-        self.origin_mut(name)?.connected()
+    pub fn reached(&mut self, name: ConversationId) -> Option<Reached> {
+        self.origin_mut(name)?.reached()
     }
 
     /// The receipt of our own conversation, once it has come; the owner verifies it.

@@ -7,6 +7,7 @@
 mod aead;
 pub(crate) mod memory;
 pub(crate) mod readiness;
+pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod stream;
 mod target;
@@ -270,6 +271,10 @@ fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, 
         Done::Target(name, reached) => {
             let reached = reached.map(|(stream, address)| (shell.outside_tcp(name, stream), address));
             driver.handle_target(shell, name, reached, now);
+        }
+        Done::Service(name, served) => {
+            let served = served.map(|served| shell.outside_service(name, served));
+            driver.handle_service(shell, name, served, now);
         }
         Done::Peeled(job, peeled, next) => driver.handle_peeled(job, peeled, &next, now),
         Done::Signed(name, time, signature) => driver.handle_signed(name, time, &signature, now),

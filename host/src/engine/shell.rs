@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bulbil_core::circuit::LinkId;
-use bulbil_core::client::origin::Receipt;
+use bulbil_core::client::origin::{Reached, Receipt};
 use bulbil_core::crypto::identity::IdentitySecret;
 use bulbil_core::crypto::kem::OnionKeys;
 use bulbil_core::crypto::onion::{Onion, OnionRejected, Peeled, peel};
@@ -28,6 +28,7 @@ use tracing::{debug, trace, warn};
 
 use super::aead::RingAead;
 use super::readiness::{Readiness, Token};
+use super::service::{Served, Services};
 use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
 use super::workers::Workers;
@@ -42,6 +43,8 @@ pub(crate) enum Done {
     Link(LinkId, Result<TcpStream, ErrorKind>),
     /// A target is reached, or not.
     Target(ConversationId, Result<(TcpStream, SocketAddr), EndReason>),
+    /// A service is attached, or not, or took too long.
+    Service(ConversationId, Result<Served, EndReason>),
     /// An onion is opened, or not.
     Peeled(OnionIndex, Result<Peeled, OnionRejected>, Box<Onion>),
     /// An answer is signed.
@@ -53,8 +56,8 @@ pub(crate) enum Done {
 /// What the application is told of its conversation.
 #[derive(Clone, Default)]
 pub(crate) struct Progress {
-    /// The address that the exit has reached.
-    pub connected: Option<SocketAddr>,
+    /// What the last hop has reached.
+    pub reached: Option<Reached>,
     /// The receipt, not yet verified.
     pub receipt: Option<Box<Receipt>>,
     /// How it ended.
@@ -94,6 +97,8 @@ pub(crate) struct TokioShell {
     pub neighbours: Option<Policy>,
     /// Bounds the targets that are being resolved and connected at one time.
     pub connecting: Arc<Semaphore>,
+    /// What this node has for conversations that ask for a service.
+    pub services: Services,
     /// Bounds the answers that wait for a signature at one time: each is worth twenty onions.
     pub signing: Arc<Semaphore>,
     /// How links ended.
@@ -165,6 +170,11 @@ impl TokioShell {
     pub(crate) fn outside_tcp(&self, name: ConversationId, stream: TcpStream) -> Outside {
         Outside::Tcp(Breakable::new(stream, self.readiness.waker(Token::Conversation(name))))
     }
+
+    /// A conversation's service, waking the engine.
+    pub(crate) fn outside_service(&self, name: ConversationId, (pipe, place): Served) -> Outside {
+        Outside::Service { pipe: Waking::new(pipe, self.readiness.waker(Token::Conversation(name))), _place: place }
+    }
 }
 
 impl Shell for TokioShell {
@@ -188,6 +198,15 @@ impl Shell for TokioShell {
     }
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
+        if let Target::Service(service) = *target {
+            let done = self.done.clone();
+            let late = move || {
+                let _engine_gone = done.send(Done::Service(conversation, Err(EndReason::TimedOut)));
+            };
+            let served = self.services.begin(service, late);
+            let _engine_gone = self.done.send(Done::Service(conversation, served));
+            return;
+        }
         let (done, policy, target) = (self.done.clone(), Arc::clone(&self.policy), target.clone());
         let Ok(permit) = Arc::clone(&self.connecting).try_acquire_owned() else {
             let _engine_gone = done.send(Done::Target(conversation, Err(EndReason::Busy)));
@@ -266,9 +285,9 @@ impl Shell for TokioShell {
         }
     }
 
-    fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr) {
+    fn handle_connected(&mut self, conversation: ConversationId, reached: Reached) {
         if let Some(progress) = self.conversations.get(&conversation) {
-            progress.send_modify(|progress| progress.connected = Some(address));
+            progress.send_modify(|progress| progress.reached = Some(reached));
         }
     }
 

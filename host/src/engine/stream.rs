@@ -2,12 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bulbil_core::io::ByteStream;
 use embedded_io::{ErrorKind, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::service::Place;
 
 /// An error of a stream, with embedded-io's kinds.
 #[derive(Debug)]
@@ -130,6 +133,8 @@ pub(crate) enum Outside {
     Tcp(Breakable),
     /// An application in this process.
     Pipe(Waking<DuplexStream>),
+    /// A service of this node, and its place.
+    Service { pipe: Waking<DuplexStream>, _place: Arc<Place> },
 }
 
 impl ErrorType for Outside {
@@ -140,21 +145,21 @@ impl ByteStream for Outside {
     fn try_read(&mut self, buffer: &mut [u8]) -> Poll<Result<usize, StreamError>> {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Pipe(stream) => stream.try_read(buffer),
+            Self::Pipe(stream) | Self::Service { pipe: stream, .. } => stream.try_read(buffer),
         }
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> Poll<Result<usize, StreamError>> {
         match self {
             Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Pipe(stream) => stream.try_write(bytes),
+            Self::Pipe(stream) | Self::Service { pipe: stream, .. } => stream.try_write(bytes),
         }
     }
 
     fn finish(&mut self) -> Result<(), StreamError> {
         match self {
             Self::Tcp(stream) => stream.finish(),
-            Self::Pipe(stream) => stream.finish(),
+            Self::Pipe(stream) | Self::Service { pipe: stream, .. } => stream.finish(),
         }
     }
 }

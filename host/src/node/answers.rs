@@ -83,7 +83,7 @@ impl Answers {
         while !self.answered {
             let progress = timeout_at(self.deadline, settled(&mut self.talk.circuit.progress)).await;
             let progress = progress.map_err(|_| OpenError::Deadline)??;
-            if progress.connected.is_some() {
+            if progress.reached.is_some() {
                 self.answered = true;
                 for hop in &self.talk.circuit.path {
                     self.node.inner.directory.succeeded(hop.node);

@@ -23,6 +23,7 @@ use super::{Inner, Node, StartError};
 use crate::config::{self, Bootstrap, NetworkGroups};
 use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
+use crate::engine::service::{ServiceCall, Services};
 use crate::engine::shell::{CONNECTING, Keys, LinkEnds, SIGNING, TokioShell, unix_time};
 use crate::engine::workers::Workers;
 use crate::engine::{Command, Engine};
@@ -58,6 +59,7 @@ pub struct NodeBuilder {
     patience: Patience,
     workers: usize,
     guards: Vec<NodeId>,
+    services: Option<mpsc::Sender<ServiceCall>>,
 }
 
 impl Default for NodeBuilder {
@@ -83,6 +85,7 @@ impl Default for NodeBuilder {
             patience: Patience::DEFAULT,
             workers: 0,
             guards: Vec::new(),
+            services: None,
         }
     }
 }
@@ -113,6 +116,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn exit(mut self, policy: Policy) -> Self {
         (self.exit, self.policy) = (true, policy);
+        self
+    }
+
+    /// Hands conversations that ask for a service of this node to `calls`, at most 32 at a time; more than it has room for are refused.
+    #[must_use]
+    pub fn serve(mut self, calls: mpsc::Sender<ServiceCall>) -> Self {
+        self.services = Some(calls);
         self
     }
 
@@ -240,6 +250,7 @@ impl NodeBuilder {
             shown,
             neighbours,
             connecting: Arc::new(Semaphore::new(CONNECTING)),
+            services: Services::new(self.services),
             signing: Arc::new(Semaphore::new(SIGNING)),
             ends: LinkEnds::default(),
             random: SYSTEM,

@@ -222,8 +222,8 @@ pub(super) fn error_of(outcome: &Outcome) -> Option<OpenError> {
     }
 }
 
-/// Waits until the target is reached or the circuit has ended.
+/// Waits until the target is reached (a service: until it answers) or the circuit has ended.
 pub(super) async fn settled(progress: &mut watch::Receiver<Progress>) -> Result<Progress, OpenError> {
-    let settled = progress.wait_for(|progress| progress.connected.is_some() || progress.outcome.is_some()).await;
+    let settled = progress.wait_for(|progress| progress.reached.is_some() || progress.outcome.is_some()).await;
     settled.map(|progress| progress.clone()).map_err(|_| OpenError::Shutdown)
 }

@@ -1,10 +1,10 @@
 //! A conversation as a stream of bytes.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bulbil_core::client::origin::Reached;
 use bulbil_core::wire::Target;
 use bulbil_core::wire::message::BeginOptions;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
@@ -49,22 +49,23 @@ impl CircuitStream {
         &self.circuit.path
     }
 
-    /// Waits until the exit has reached the target, and says at which address.
+    /// Waits until the exit has reached the target, and says what that is. A service inside the last hop shows only by its answer: say first
+    /// what it waits for.
     ///
     /// As long as nothing has been written or read, a path that fails is replaced by another one, within the deadline.
     ///
     /// # Errors
     /// Why the target is not reached.
-    pub async fn connected(&mut self) -> Result<SocketAddr, OpenError> {
+    pub async fn connected(&mut self) -> Result<Reached, OpenError> {
         loop {
             let progress = timeout_at(self.deadline, settled(&mut self.circuit.progress)).await;
             let progress = progress.map_err(|_| OpenError::Deadline)??;
-            if let Some(address) = progress.connected {
+            if let Some(reached) = progress.reached {
                 self.reached = true;
                 for hop in &self.circuit.path {
                     self.node.inner.directory.succeeded(hop.node);
                 }
-                return Ok(address);
+                return Ok(reached);
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
             let error = error_of(&outcome).unwrap_or(OpenError::Shutdown);

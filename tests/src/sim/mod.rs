@@ -159,13 +159,15 @@ impl<'m, 'b> Network<'m, 'b> {
         &self.talks
     }
 
-    /// Opens a conversation through `path`. Its target comes into being with it and is known by its number.
+    /// Opens a conversation through `path`. Its target comes into being with it and is known by its number; conversations with one node's
+    /// phonebook have to be opened after the one before has reached it.
     ///
     /// # Errors
     /// The client refuses.
     pub fn open(&mut self, client: NodeIndex, path: &[NodeIndex], wish: Wish) -> Result<TalkIndex, OpenRefused> {
         let talk = self.talks.len();
-        let target: Target = format!("t{talk}.test:80").parse().expect("a valid name");
+        let target = if wish.service { "phonebook".into() } else { format!("t{talk}.test:80") };
+        let target: Target = target.parse().expect("a valid name");
         let keys: Vec<OnionKey> = path
             .iter()
             .map(|&hop| self.nodes[hop].shell.onion.as_ref().expect("hops answer links").current().public())

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bulbil_core::circuit::LinkId;
-use bulbil_core::client::origin::Receipt;
+use bulbil_core::client::origin::{Reached, Receipt};
 use bulbil_core::crypto::kem::OnionKeys;
 use bulbil_core::crypto::onion::{Onion, OnionRejected, Peeled, peel};
 use bulbil_core::crypto::receipt::ReceiptParts;
@@ -34,7 +34,7 @@ pub enum Jobs {
 
 /// What a node has told its owner.
 pub(super) enum Notice {
-    Connected(ConversationId, SocketAddr),
+    Connected(ConversationId, Reached),
     Receipt(ConversationId, Box<Receipt>),
     Over(ConversationId, Outcome),
 }
@@ -133,8 +133,8 @@ impl Shell for SimShell {
         self.link_ends.push((link, end));
     }
 
-    fn handle_connected(&mut self, conversation: ConversationId, address: SocketAddr) {
-        self.notices.push(Notice::Connected(conversation, address));
+    fn handle_connected(&mut self, conversation: ConversationId, reached: Reached) {
+        self.notices.push(Notice::Connected(conversation, reached));
     }
 
     fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt) {

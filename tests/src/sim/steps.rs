@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bulbil_core::client::origin::Reached;
 use bulbil_core::driver::More;
 use bulbil_core::node::{ConversationId, Usage};
 use bulbil_core::time::Instant;
@@ -14,6 +15,7 @@ use super::actor::{Actor, Behaviour, Heard};
 use super::node::Token;
 use super::shell::Notice;
 use super::stream::SimStream;
+use super::talk::Talk;
 use super::world::{Event, NodeIndex, Owner, TalkIndex};
 use crate::fixture;
 
@@ -142,10 +144,10 @@ impl Network<'_, '_> {
     }
 
     fn handle_target(&mut self, node: NodeIndex, name: ConversationId, target: &Target, now: Instant) {
-        let talk = self.talks.iter().position(|talk| talk.target == *target).expect("targets come with conversations");
+        let meant = |talk: &Talk| talk.target == *target && talk.exit.is_none() && talk.path.last() == Some(&node);
+        let talk = self.talks.iter().position(meant).expect("an exit is asked once for what it was told to reach");
         self.world.borrow_mut().trace(&[4, node as u64, talk as u64]);
         let this = &mut self.talks[talk];
-        assert_eq!(this.path.last(), Some(&node), "the exit is the last hop");
         this.connections += 1;
         this.exit = Some((node, name));
         let behaviour = this.wish.target;
@@ -165,11 +167,16 @@ impl Network<'_, '_> {
                     let at = world.now + every.as_micros() as u64;
                     world.at(at, Event::Tick(talk));
                 }
-                Ok((stream, target_address(talk)))
+                Ok(stream)
             }
         };
         let this = &mut self.nodes[node];
-        this.driver.handle_target(&mut this.shell, name, connected, now);
+        if matches!(target, Target::Service(_)) {
+            this.driver.handle_service(&mut this.shell, name, connected, now);
+        } else {
+            let connected = connected.map(|stream| (stream, target_address(talk)));
+            this.driver.handle_target(&mut this.shell, name, connected, now);
+        }
     }
 
     fn tick(&mut self, talk: TalkIndex) {
@@ -291,10 +298,12 @@ impl Network<'_, '_> {
     fn take_notices(&mut self, index: NodeIndex) {
         for notice in std::mem::take(&mut self.nodes[index].shell.notices) {
             match notice {
-                Notice::Connected(name, address) => {
+                Notice::Connected(name, reached) => {
                     let talk = self.names[&(index, name)];
-                    assert_eq!(address, target_address(talk));
-                    assert_eq!(self.talks[talk].connected.replace(address), None, "told twice");
+                    let service = self.talks[talk].wish.service;
+                    let right = if service { Reached::Service } else { Reached::Address(target_address(talk)) };
+                    assert_eq!(reached, right);
+                    assert_eq!(self.talks[talk].connected.replace(reached), None, "told twice");
                 }
                 Notice::Receipt(name, receipt) => {
                     let talk = self.names[&(index, name)];

@@ -1,9 +1,8 @@
 //! A conversation: what its client wants of it, and what has become of it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use bulbil_core::client::origin::Receipt;
+use bulbil_core::client::origin::{Reached, Receipt};
 use bulbil_core::node::{ConversationId, Outcome};
 use bulbil_core::wire::{EndReason, Target};
 
@@ -27,13 +26,21 @@ pub struct Wish {
     pub sign: bool,
     /// The application takes what comes.
     pub listens: bool,
+    /// The target is the last hop's phonebook.
+    pub service: bool,
 }
 
 impl Wish {
     /// Says `request` bytes to a target that behaves so, finishes, and listens to the end.
     #[must_use]
     pub const fn new(target: Behaviour, request: u64) -> Self {
-        Self { target, request, first: 100, finish: true, once: false, sign: false, listens: true }
+        Self { target, request, first: 100, finish: true, once: false, sign: false, listens: true, service: false }
+    }
+
+    /// Asks the last hop's phonebook instead of a target behind it.
+    #[must_use]
+    pub const fn of_the_phonebook(self) -> Self {
+        Self { service: true, ..self }
     }
 
     /// Does not finish after its request.
@@ -57,7 +64,7 @@ pub struct Talk {
     pub(super) app: Actor,
     pub(super) at_target: Option<Actor>,
     pub(super) connections: u32,
-    pub(super) connected: Option<SocketAddr>,
+    pub(super) connected: Option<Reached>,
     pub(super) receipt: Option<Receipt>,
     pub(super) outcome: Option<Outcome>,
     pub(super) exit_outcome: Option<Outcome>,
@@ -97,9 +104,9 @@ impl Talk {
         self.connections
     }
 
-    /// What the client was told that the exit has reached.
+    /// What the client was told that the last hop has reached.
     #[must_use]
-    pub const fn connected(&self) -> Option<SocketAddr> {
+    pub const fn connected(&self) -> Option<Reached> {
         self.connected
     }
 

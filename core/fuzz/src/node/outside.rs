@@ -3,7 +3,7 @@
 use bulbil_core::crypto::onion::{HopKeys, ONION_LEN};
 use bulbil_core::node::{Ask, Opening, Output};
 use bulbil_core::wire::message::BeginOptions;
-use bulbil_core::wire::{EndReason, NodeId, Target, UnixTime};
+use bulbil_core::wire::{EndReason, NodeId, Service, Target, UnixTime};
 
 use super::super::script::Script;
 use super::peer::seeds;
@@ -32,14 +32,25 @@ impl World<'_> {
         let at = at % self.conversations.len();
         let (name, conversation) = &mut self.conversations[at];
         let name = *name;
+        let exit = self.node.config().exit;
         match self.node.poll_ask(name) {
             Some(Ask::Connect(Target::Tcp(bulbil_core::wire::Host::Ip(std::net::IpAddr::V4(ip)), _))) => {
+                assert!(exit, "a target behind a node that is no exit");
                 let [_, high, low, id] = ip.octets();
                 conversation.circuit = Some((u16::from_be_bytes([high, low]), u32::from(id)));
                 match choice {
                     0..=31 => self.node.handle_failed(name, EndReason::Refused, self.now),
                     32..=47 => {}
                     _ => self.node.handle_connected(name, address(5), self.now),
+                }
+                return Some(());
+            }
+            Some(Ask::Connect(Target::Service(Service::Phonebook))) => {
+                conversation.circuit = self.service;
+                match choice {
+                    0..=31 => self.node.handle_failed(name, EndReason::NoService, self.now),
+                    32..=47 => {}
+                    _ => self.node.handle_served(name, self.now),
                 }
                 return Some(());
             }
@@ -109,12 +120,13 @@ impl World<'_> {
         let keys = |_| HopKeys { forward: (*forward.as_bytes()).into(), backward: (*backward.as_bytes()).into() };
         let keys: Vec<_> = (0..hops).map(keys).collect();
         let to = 2 + choice % 3;
+        let target = if choice & 0x20 == 0 { Target::from(address(6)) } else { Target::Service(Service::Phonebook) };
         let opening = Opening {
             node: NodeId([to; 32]),
             address: address(to),
             onion: &[0x77; ONION_LEN],
             keys: &keys,
-            target: &Target::from(address(6)),
+            target: &target,
             options: BeginOptions { sign: choice & 0x40 != 0, once: choice & 0x80 != 0 },
             first: script.bytes(8),
         };

@@ -38,6 +38,8 @@ pub(super) struct Circuit {
     pub(super) backward: ClientBackward,
     /// Whether the node ends this circuit, as far as the peer knows.
     pub(super) exits: bool,
+    /// It asks for a service of the node.
+    pub(super) service: bool,
     /// What the client has said, and what it was told.
     pub(super) said: Vec<u8>,
     pub(super) told: Vec<u8>,
@@ -55,6 +57,7 @@ impl Circuit {
             forward: ClientForward::new([&forward]).expect("a path of one hop"),
             backward: ClientBackward::new([&backward]).expect("a path of one hop"),
             exits: false,
+            service: false,
             said: Vec::new(),
             told: Vec::new(),
             begun: false,
@@ -114,6 +117,7 @@ impl Peer {
                 match Message::parse(message).expect("the exit's messages are well formed") {
                     Message::Data(data) => circuit.told.extend_from_slice(data),
                     Message::Begin { .. } => panic!("BEGIN from the exit"),
+                    Message::Connected { .. } => assert!(!circuit.service, "CONNECTED for a service"),
                     _ => {}
                 }
             }

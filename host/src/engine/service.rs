@@ -1,0 +1,144 @@
+//! Conversations with services inside this node: each is a pipe, handed to whoever serves. Bounded in number and in time, because any
+//! stranger may ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulbil_core::wire::{EndReason, Service};
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+/// Conversations with services at one time.
+const PLACES: usize = 32;
+/// How long one of them may take in all: whoever takes nothing must not keep a place from others.
+const TIME: Duration = Duration::from_secs(60);
+/// Bytes that wait between the engine and whoever serves, each way.
+const PIPE: usize = 16 * 1024;
+
+/// A conversation that a client has begun with a service of this node.
+///
+/// What the client says is read from the stream; what is written is its answer, and shutting down ends that. When the client goes, or after
+/// a minute, reading ends and writing fails, so a request has to say itself whether it is whole.
+#[derive(Debug)]
+pub struct ServiceCall {
+    /// Which service is asked.
+    pub service: Service,
+    /// The conversation.
+    pub stream: DuplexStream,
+    /// The place is free again when neither side holds it: whoever serves may work on when the client has long gone.
+    _place: Arc<Place>,
+}
+
+/// A place among the conversations with services.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+    timer: AbortHandle,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.timer.abort();
+    }
+}
+
+/// The engine's end of a conversation with a service.
+pub(crate) type Served = (DuplexStream, Arc<Place>);
+
+/// Who serves, and how many conversations that may be.
+pub(crate) struct Services {
+    calls: Option<mpsc::Sender<ServiceCall>>,
+    places: Arc<Semaphore>,
+}
+
+impl Services {
+    /// Hands calls to `calls`; without it, or when its receiver is gone, there is no service.
+    pub(crate) fn new(calls: Option<mpsc::Sender<ServiceCall>>) -> Self {
+        Self { calls, places: Arc::new(Semaphore::new(PLACES)) }
+    }
+
+    /// Begins a conversation; `late` is called when its time is over and it is not. What is answered otherwise is told to the client.
+    pub(crate) fn begin(&self, service: Service, late: impl FnOnce() + Send + 'static) -> Result<Served, EndReason> {
+        let calls = self.calls.as_ref().filter(|calls| !calls.is_closed()).ok_or(EndReason::NoService)?;
+        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| EndReason::Busy)?;
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(TIME).await;
+            late();
+        });
+        let place = Arc::new(Place { _permit: permit, timer: timer.abort_handle() });
+        let (engines, servers) = duplex(PIPE);
+        let call = ServiceCall { service, stream: servers, _place: Arc::clone(&place) };
+        match calls.try_send(call) {
+            Ok(()) => Ok((engines, place)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(EndReason::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(EndReason::NoService),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(services: &Services) -> Result<Served, EndReason> {
+        services.begin(Service::Phonebook, || ())
+    }
+
+    #[tokio::test]
+    async fn without_anybody_who_serves_there_is_no_service() {
+        assert_eq!(begin(&Services::new(None)).unwrap_err(), EndReason::NoService);
+        let (calls, serving) = mpsc::channel(1);
+        let services = Services::new(Some(calls));
+        assert!(begin(&services).is_ok());
+        drop(serving);
+        assert_eq!(begin(&services).unwrap_err(), EndReason::NoService);
+    }
+
+    #[tokio::test]
+    async fn a_place_is_free_again_when_both_sides_have_let_go() {
+        let (calls, mut serving) = mpsc::channel(2 * PLACES);
+        let services = Services::new(Some(calls));
+        let mut engine = Vec::new();
+        let mut servers = Vec::new();
+        for _ in 0..PLACES {
+            engine.push(begin(&services).unwrap());
+            servers.push(serving.recv().await.unwrap());
+        }
+        assert_eq!(begin(&services).unwrap_err(), EndReason::Busy);
+        drop(engine.pop());
+        assert_eq!(begin(&services).unwrap_err(), EndReason::Busy, "it is still being served");
+        drop(servers.pop());
+        engine.push(begin(&services).unwrap());
+        servers.push(serving.recv().await.unwrap());
+        drop(servers.pop());
+        assert_eq!(begin(&services).unwrap_err(), EndReason::Busy, "its answer is still on its way");
+        drop(engine.pop());
+        assert!(begin(&services).is_ok());
+    }
+
+    #[tokio::test]
+    async fn calls_that_nobody_takes_are_refused() {
+        let (calls, _serving) = mpsc::channel(1);
+        let services = Services::new(Some(calls));
+        let _first = begin(&services).unwrap();
+        assert_eq!(begin(&services).unwrap_err(), EndReason::Busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_conversation_that_goes_on_can_be_late() {
+        let (calls, mut serving) = mpsc::channel(2);
+        let services = Services::new(Some(calls));
+        let (late, mut heard) = mpsc::unbounded_channel();
+        let report = |number| {
+            let late = late.clone();
+            move || late.send(number).unwrap()
+        };
+        let ended = services.begin(Service::Phonebook, report(1)).unwrap();
+        drop((ended, serving.recv().await));
+        let _slow = services.begin(Service::Phonebook, report(2)).unwrap();
+        drop(late);
+        assert_eq!(heard.recv().await, Some(2));
+        assert_eq!(heard.recv().await, None, "and nobody else");
+    }
+}
