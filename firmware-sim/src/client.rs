@@ -263,7 +263,9 @@ impl Client {
                 exit.is_some_and(|(exit, receipt)| self.verifies(shell, *exit, &receipt))
             });
             shell.board.handle_event(Event::Answered { receipt });
-            path.iter().for_each(|node| shell.phonebook.record_success(node));
+            if let Some(time) = shell.time {
+                path.iter().for_each(|node| shell.phonebook.record_success(node, time));
+            }
             (self.pause, self.resent) = (PAUSE.0, 0);
             self.avoid.clear();
         } else {

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use bulbil_core::driver::{Driver, More, Places};
 use bulbil_core::node::{self, Node, Patience};
-use bulbil_core::phonebook::Phonebook;
+use bulbil_core::phonebook::{BookKey, Grouping, Phonebook, Shelves};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::{NodeId, Policy, Verdict};
 use embedded_io::ErrorKind;
@@ -123,9 +123,10 @@ impl<D: Device, B: Board> ConstrainedNode<D, B> {
         let driver = Driver::new(node, Places { links: lent.links, outsides: lent.outsides, scratch: lent.scratch });
         let client = config.client.take().map(|request| Client::new(request, lent.exchange, &mut board, now));
         let config: &Config = lent.config.insert(config);
+        let shelves = Shelves { tried: &mut [], new: lent.phonebook, evidence: &mut [] };
         let shell = BoardShell {
             net,
-            phonebook: Phonebook::new(lent.phonebook, Some(keys.node())),
+            phonebook: Phonebook::new(shelves, Some(keys.node()), BookKey::generate(board.rng()), Grouping::Network),
             keys,
             contacts: Contacts::new(&config.contacts, now),
             calendar: Calendar::default(),

@@ -11,7 +11,7 @@ use bulbil_core::driver::LinkEnd;
 use bulbil_core::io::{Shell, Statement};
 use bulbil_core::link::{LinkSecret, PortableAead};
 use bulbil_core::node::{ConversationId, Outcome};
-use bulbil_core::phonebook::{Phonebook, VerifiedDescriptor};
+use bulbil_core::phonebook::{Phonebook, Source, VerifiedDescriptor};
 use bulbil_core::relay::onions::OnionIndex;
 use bulbil_core::time::Instant;
 use bulbil_core::wire::descriptor::RSA_LEN;
@@ -143,11 +143,8 @@ impl<B: Board> Shell for BoardShell<B> {
         if let Some(now) = self.time
             && self.contacts.is_pinned(&node)
         {
-            let known = self.phonebook.insert(descriptor.clone(), now);
-            if known.is_ok() || self.phonebook.get(&node).is_some() {
-                self.phonebook.record_success(&node);
-                self.phonebook.set_pinned(&node, true);
-            }
+            let _known_or_refused = self.phonebook.insert(descriptor.clone(), Source::Met, now);
+            self.phonebook.set_pinned(&node, true);
         }
     }
 

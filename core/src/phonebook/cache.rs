@@ -1,10 +1,11 @@
 //! Paths that are used again: the same isolation key gets the same path for ten minutes.
 
+use core::borrow::Borrow;
 use core::time::Duration;
 
 use rand_core::CryptoRng;
 
-use super::{Guards, Path, PathError, PathRequest, Phonebook};
+use super::{Guards, Path, PathError, PathRequest, Phonebook, VerifiedDescriptor};
 use crate::wire::{NodeId, UnixTime};
 
 /// How long a path is used, unless the owner decides otherwise.
@@ -57,10 +58,10 @@ impl<'m> PathCache<'m> {
     ///
     /// # Errors
     /// [`PathError`] if a new path is due and cannot be chosen.
-    pub fn path_for<R: CryptoRng + ?Sized>(
+    pub fn path_for<C: Borrow<VerifiedDescriptor> + Clone, R: CryptoRng + ?Sized>(
         &mut self,
         key: IsolationKey,
-        book: &Phonebook<'_>,
+        book: &Phonebook<'_, C>,
         request: &PathRequest<'_>,
         guards: &mut Guards,
         rng: &mut R,

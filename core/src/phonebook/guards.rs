@@ -3,11 +3,13 @@
 //! A client that drew a new first hop for every path would sooner or later begin one at an attacker's relay. With a few
 //! first hops that stay, it most likely never does.
 
+use core::borrow::Borrow;
+
 use heapless::Vec;
 use rand_core::CryptoRng;
 
-use super::path::{Choice, PathRequest, draw};
-use super::{NetworkGroup, Phonebook};
+use super::path::{Choice, PathRequest, Scope};
+use super::{NetworkGroup, Phonebook, VerifiedDescriptor};
 use crate::wire::NodeId;
 
 /// How many guards a node keeps.
@@ -18,7 +20,8 @@ const USABLE_MIN: usize = 2;
 
 /// A node's guards. The caller keeps them, over restarts too ([`Guards::nodes`], [`Guards::restore`]).
 ///
-/// They are drawn uniformly, from different network groups when there are enough. One that has left the phonebook is
+/// They are drawn uniformly, from different network groups when there are enough, and from nodes that were met as the rest of
+/// a path is. One that has left the phonebook is
 /// replaced. One that a request avoids, or whose descriptor is not valid at the moment, is passed over and keeps its place
 /// while at least two others are usable; otherwise it is replaced, too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,30 +54,29 @@ impl Guards {
         &self.nodes
     }
 
-    /// Replaces and adds guards where that is due, and returns those that this request can use.
-    pub(super) fn usable<'b, R: CryptoRng + ?Sized>(
+    /// Replaces and adds guards where that is due, from `scope`, and returns those that this request can use.
+    pub(super) fn usable<'b, C: Borrow<VerifiedDescriptor> + Clone, R: CryptoRng + ?Sized>(
         &mut self,
-        book: &'b Phonebook<'_>,
+        book: &'b Phonebook<'_, C>,
         request: &PathRequest<'_>,
+        scope: Scope,
         rng: &mut R,
-    ) -> Vec<Choice<'b>, GUARDS_MAX> {
-        self.nodes.retain(|node| book.get(node).is_some());
-        let mut usable: Vec<Choice<'b>, GUARDS_MAX> = Vec::new();
+    ) -> Vec<Choice<'b, C>, GUARDS_MAX> {
+        let mut usable: Vec<Choice<'b, C>, GUARDS_MAX> = Vec::new();
         let mut passed_over: Vec<NodeId, GUARDS_MAX> = Vec::new();
-        for node in &self.nodes {
-            let choice = book.choices().find(|choice| choice.node() == *node && request.can_relay(choice));
-            let full = match choice {
-                Some(choice) => usable.push(choice).is_err(),
-                None => passed_over.push(*node).is_err(),
-            };
+        self.nodes.retain(|node| {
+            let Some(choice) = book.choice_of(node) else { return false };
+            let can = request.can_relay(&choice);
+            let full = if can { usable.push(choice).is_err() } else { passed_over.push(*node).is_err() };
             debug_assert!(!full, "there are no more guards than places");
-        }
+            true
+        });
         while self.nodes.len() < GUARDS_MAX || usable.len() < USABLE_MIN {
             let known = &self.nodes;
-            let fresh = |choice: &Choice<'_>| request.can_relay(choice) && !known.contains(&choice.node());
+            let fresh = |choice: &Choice<'_, C>| request.can_relay(choice) && !choice.is_one_of(known);
             let taken = |group: NetworkGroup| usable.iter().any(|guard| guard.group() == group);
-            let apart = draw(book.choices().filter(|choice| fresh(choice) && !taken(choice.group())), rng);
-            let Some(choice) = apart.or_else(|| draw(book.choices().filter(fresh), rng)) else { break };
+            let apart = book.draw_choice(scope, |choice| fresh(choice) && !taken(choice.group()), rng);
+            let Some(choice) = apart.or_else(|| book.draw_choice(scope, fresh, rng)) else { break };
             let place = match passed_over.first() {
                 Some(replaced) if self.nodes.is_full() => self.nodes.iter().position(|node| node == replaced),
                 _ => None,

@@ -3,17 +3,29 @@
 //! The last hop is drawn first, because fewest nodes can take that place, then the first hop from the guards, then the
 //! relays between them: each uniformly among the nodes that are allowed there. Nodes that would leave too few relays
 //! for the rest are not allowed as last hop, so a draw never ends in a blind alley.
+//!
+//! Nodes that were only heard of are drawn as long as too few were met (section 18.7), and on a constrained node never.
 
+use core::borrow::Borrow;
 use core::net::SocketAddr;
 
 use heapless::Vec;
 use rand_core::CryptoRng;
 
-use super::{Entry, Guards, NetworkGroup, Phonebook};
-use crate::wire::{Descriptor, NodeId, ProtocolVersion, Target, UnixTime};
+use super::entry::{Entry, Flag};
+use super::shelves::Slot;
+use super::{Guards, NetworkGroup, Phonebook, VerifiedDescriptor};
+use crate::wire::{NodeId, Target, UnixTime};
 
 /// Most hops on a path.
 pub const PATH_MAX: usize = 4;
+/// Usable relays that must have been met, so that others are not drawn.
+pub const TRIED_RELAYS_MIN: usize = 8;
+/// Usable last hops that must have been met, so that others are not drawn; of a certain node that one.
+pub const TRIED_LAST_MIN: usize = 2;
+
+/// Random places that are looked at before all are.
+const BLIND_DRAWS: u8 = 32;
 
 /// How many hops a path has, 1 to 4, the last one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,25 +109,28 @@ impl PathRequest<'_> {
         Self { hops: HopCount::default(), last, strictness: Strictness::default(), avoid: &[], now }
     }
 
-    fn can_be_hop(&self, choice: &Choice<'_>) -> bool {
-        let descriptor = choice.descriptor();
-        descriptor.protocol == ProtocolVersion::V1
-            && descriptor.is_valid_at(self.now)
-            && !self.avoid.contains(&choice.node())
+    fn can_be_hop<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
+        choice.entry.is_usable() && choice.entry.is_valid_at(self.now) && !choice.is_one_of(self.avoid)
     }
 
-    pub(super) fn can_relay(&self, choice: &Choice<'_>) -> bool {
-        choice.descriptor().roles.relay && self.can_be_hop(choice)
+    pub(super) fn can_relay<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
+        choice.entry.has(Flag::Relay) && self.can_be_hop(choice)
     }
 
-    fn can_be_last(&self, choice: &Choice<'_>) -> bool {
-        let roles = choice.descriptor().roles;
-        let suitable = match self.last {
-            LastHop::Exit { port } => roles.exit && port.is_none_or(|port| choice.descriptor().accepts_port(port)),
-            LastHop::Service => roles.relay || roles.exit,
-            LastHop::Node(node) => choice.node() == node,
+    fn can_be_last<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
+        let entry = choice.entry;
+        let may_be = match self.last {
+            LastHop::Exit { .. } => entry.has(Flag::Exit),
+            LastHop::Service => entry.has(Flag::Relay) || entry.has(Flag::Exit),
+            LastHop::Node(node) => entry.is(&node),
         };
-        suitable && self.can_be_hop(choice)
+        // The ports come last, because only the descriptor has them.
+        may_be
+            && self.can_be_hop(choice)
+            && match self.last {
+                LastHop::Exit { port: Some(port) } => entry.descriptor().accepts_port(port),
+                LastHop::Exit { port: None } | LastHop::Service | LastHop::Node(_) => true,
+            }
     }
 }
 
@@ -171,7 +186,7 @@ pub struct PathHop {
     /// Where the hop before it reaches it: the first of its addresses.
     pub address: SocketAddr,
     /// Where the phonebook had the node when the path was chosen; a hint.
-    pub(super) slot: usize,
+    pub(super) slot: Slot,
 }
 
 /// 1 to 4 different nodes, from the first hop to the last.
@@ -195,50 +210,76 @@ impl Path {
 }
 
 /// An entry that can be drawn.
-#[derive(Clone, Copy)]
-pub(super) struct Choice<'b> {
-    slot: usize,
-    entry: &'b Entry,
-    address: SocketAddr,
+pub(super) struct Choice<'b, C> {
+    slot: Slot,
+    entry: &'b Entry<C>,
 }
 
-impl<'b> Choice<'b> {
-    pub(super) const fn node(&self) -> NodeId {
+impl<C> Clone for Choice<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Copy for Choice<'_, C> {}
+
+impl<'b, C: Borrow<VerifiedDescriptor>> Choice<'b, C> {
+    pub(super) fn node(&self) -> NodeId {
         self.entry.node()
     }
 
-    const fn descriptor(&self) -> &'b Descriptor {
-        self.entry.descriptor()
+    fn is_in(&self, scope: Scope) -> bool {
+        scope == Scope::All || self.entry.is_tried()
     }
 
-    pub(super) fn group(&self) -> NetworkGroup {
-        self.address.ip().into()
+    fn is(&self, other: &Self) -> bool {
+        self.slot == other.slot
     }
 
-    const fn hop(&self) -> PathHop {
-        PathHop { node: self.node(), address: self.address, slot: self.slot }
+    pub(super) const fn group(&self) -> NetworkGroup {
+        self.entry.group()
+    }
+
+    pub(super) fn is_one_of(&self, nodes: &[NodeId]) -> bool {
+        nodes.iter().any(|node| self.entry.is(node))
+    }
+
+    fn hop(&self) -> PathHop {
+        PathHop { node: self.node(), address: self.entry.address(), slot: self.slot }
     }
 }
 
-impl core::fmt::Debug for Choice<'_> {
+impl<C: Borrow<VerifiedDescriptor>> core::fmt::Debug for Choice<'_, C> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         core::fmt::Display::fmt(&self.node(), f)
+    }
+}
+
+/// Which entries can be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those that this node has met.
+    Tried,
+    All,
+}
+
+/// A number below `count`, each with the same probability; 0 if `count` is 0.
+pub(super) fn below<R: CryptoRng + ?Sized>(count: u32, rng: &mut R) -> u32 {
+    // Lemire's method: the high half of the product is uniform once the low halves that occur too often are redrawn.
+    let Some(surplus) = count.wrapping_neg().checked_rem(count) else { return 0 };
+    loop {
+        let product = u64::from(rng.next_u32()) * u64::from(count);
+        if product as u32 >= surplus {
+            break (product >> 32) as u32;
+        }
     }
 }
 
 /// One of `choices`, each with the same probability.
 pub(super) fn draw<T, R: CryptoRng + ?Sized>(choices: impl Iterator<Item = T> + Clone, rng: &mut R) -> Option<T> {
     let count = u32::try_from(choices.clone().count()).ok().filter(|&count| count > 0)?;
-    // Lemire's method: the high half of the product is uniform once the low halves that occur too often are redrawn.
-    let surplus = count.wrapping_neg() % count;
-    let index = loop {
-        let product = u64::from(rng.next_u32()) * u64::from(count);
-        if product as u32 >= surplus {
-            break (product >> 32) as usize;
-        }
-    };
     let mut choices = choices;
-    choices.nth(index)
+    choices.nth(below(count, rng) as usize)
 }
 
 /// The part that network groups play in one attempt.
@@ -249,12 +290,65 @@ enum Groups {
     Any,
 }
 
-impl Phonebook<'_> {
-    pub(super) fn choices(&self) -> impl Iterator<Item = Choice<'_>> + Clone {
-        self.entries.iter().enumerate().filter_map(|(slot, entry)| {
-            let entry = entry.as_ref()?;
-            Some(Choice { slot, entry, address: *entry.descriptor().addresses.first()? })
-        })
+/// From where relays and last hops are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Scopes {
+    pub(super) relays: Scope,
+    last: Scope,
+}
+
+impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
+    fn choices(&self, scope: Scope) -> impl Iterator<Item = Choice<'_, C>> + Clone {
+        let places = self.places_in(scope);
+        let choices = self.slots().take_while(move |(slot, _)| usize::from(slot.0) < places);
+        choices.map(|(slot, entry)| Choice { slot, entry }).filter(move |choice| choice.is_in(scope))
+    }
+
+    /// The places that hold all of `scope`, from the first on.
+    const fn places_in(&self, scope: Scope) -> usize {
+        match scope {
+            Scope::Tried if !self.is_constrained() => self.shelves.tried.len(),
+            Scope::Tried | Scope::All => self.places(),
+        }
+    }
+
+    fn choice(&self, slot: Slot) -> Option<Choice<'_, C>> {
+        self.entry(slot).map(|entry| Choice { slot, entry })
+    }
+
+    pub(super) fn choice_of(&self, node: &NodeId) -> Option<Choice<'_, C>> {
+        self.choice(self.find(node)?)
+    }
+
+    /// One of those in `scope` that are allowed, each with the same probability.
+    pub(super) fn draw_choice<R: CryptoRng + ?Sized>(
+        &self,
+        scope: Scope,
+        allowed: impl Fn(&Choice<'_, C>) -> bool,
+        rng: &mut R,
+    ) -> Option<Choice<'_, C>> {
+        // Where many are allowed a random place soon holds one of them; only where few are it pays to look at all.
+        let places = self.places_in(scope) as u32;
+        let at_random = (0..BLIND_DRAWS).find_map(|_| {
+            let choice = self.choice(Slot(below(places, rng) as u16))?;
+            (choice.is_in(scope) && allowed(&choice)).then_some(choice)
+        });
+        at_random.or_else(|| draw(self.choices(scope).filter(&allowed), rng))
+    }
+
+    /// From where to draw for `request`: only from nodes that were met if there are enough of them (section 18.7).
+    pub(super) fn scopes(&self, request: &PathRequest<'_>) -> Scopes {
+        if self.is_constrained() {
+            return Scopes { relays: Scope::Tried, last: Scope::Tried };
+        }
+        let scope = |enough: bool| if enough { Scope::Tried } else { Scope::All };
+        let relays = self.choices(Scope::Tried).filter(|choice| request.can_relay(choice));
+        let last = self.choices(Scope::Tried).filter(|choice| request.can_be_last(choice));
+        let last_min = if matches!(request.last, LastHop::Node(_)) { 1 } else { TRIED_LAST_MIN };
+        Scopes {
+            relays: scope(relays.take(TRIED_RELAYS_MIN).count() == TRIED_RELAYS_MIN),
+            last: scope(last.take(last_min).count() == last_min),
+        }
     }
 
     /// Draws a path. The first of several hops is one of `guards`, which are drawn and replaced as [`Guards`] says.
@@ -267,30 +361,45 @@ impl Phonebook<'_> {
         guards: &mut Guards,
         rng: &mut R,
     ) -> Result<Path, PathError> {
-        let guards = if request.hops.value() > 1 { guards.usable(self, request, rng) } else { Vec::new() };
-        match request.strictness {
-            Strictness::Require => self.attempt(request, Groups::Distinct, &guards, rng),
-            Strictness::Ignore => self.attempt(request, Groups::Any, &guards, rng),
-            Strictness::Prefer => self
-                .attempt(request, Groups::Distinct, &guards, rng)
-                .or_else(|_| self.attempt(request, Groups::DistinctWherePossible, &guards, rng)),
+        let scopes = self.scopes(request);
+        let guards =
+            if request.hops.value() > 1 { guards.usable(self, request, scopes.relays, rng) } else { Vec::new() };
+        let groups: &[Groups] = match request.strictness {
+            Strictness::Require => &[Groups::Distinct],
+            Strictness::Ignore => &[Groups::Any],
+            Strictness::Prefer => &[Groups::Distinct, Groups::DistinctWherePossible],
+        };
+        let everywhere = Scopes { relays: Scope::All, last: Scope::All };
+        let further = (!self.is_constrained() && scopes != everywhere).then_some(everywhere);
+        let mut result = Err(PathError::NoLastHop);
+        for scopes in [scopes].into_iter().chain(further) {
+            for &groups in groups {
+                result = self.attempt(request, groups, scopes, &guards, rng);
+                if result.is_ok() {
+                    return result;
+                }
+            }
         }
+        result
     }
 
     fn attempt<R: CryptoRng + ?Sized>(
         &self,
         request: &PathRequest<'_>,
         groups: Groups,
-        guards: &[Choice<'_>],
+        scopes: Scopes,
+        guards: &[Choice<'_, C>],
         rng: &mut R,
     ) -> Result<Path, PathError> {
-        let last_hops = self.choices().filter(|choice| request.can_be_last(choice));
-        let relays = self.choices().filter(|choice| request.can_relay(choice));
+        let last_hops = self.choices(scopes.last).filter(|choice| request.can_be_last(choice));
+        let can_relay = |choice: &Choice<'_, C>| choice.is_in(scopes.relays) && request.can_relay(choice);
         let needed = request.hops.value() - 1;
+        let must_differ = groups == Groups::Distinct;
 
         if last_hops.clone().next().is_none() {
+            let mut any = self.choices(scopes.last);
             return Err(match request.last {
-                LastHop::Exit { port: Some(port) } if self.choices().any(|choice| choice.descriptor().roles.exit) => {
+                LastHop::Exit { port: Some(port) } if any.any(|choice| choice.entry.has(Flag::Exit)) => {
                     PathError::NoExitForPort(port)
                 }
                 LastHop::Node(_) => PathError::UnknownNode,
@@ -298,49 +407,58 @@ impl Phonebook<'_> {
             });
         }
 
+        // Beyond one more than the hops before the last, further relays and groups change nothing.
+        let mut relays_known = 0;
+        let mut relay_groups: Vec<NetworkGroup, PATH_MAX> = Vec::new();
+        for relay in self.choices(scopes.relays).filter(|choice| request.can_relay(choice)) {
+            relays_known += 1;
+            if relay_groups.len() <= needed && !relay_groups.contains(&relay.group()) {
+                relay_groups.push(relay.group()).expect("at most as many groups as hops");
+            }
+            if relays_known > needed && (relay_groups.len() > needed || !must_differ) {
+                break;
+            }
+        }
         // A last hop that is a relay itself is one relay less for the rest of the path.
-        let relays_known = relays.clone().count();
-        let besides = |last: &Choice<'_>| relays_known - usize::from(request.can_relay(last));
+        let besides = |last: &Choice<'_, C>| relays_known - usize::from(can_relay(last));
         let enough_relays = last_hops.clone().filter(|last| besides(last) >= needed);
         if enough_relays.clone().next().is_none() {
             let known = last_hops.map(|last| besides(&last)).max().unwrap_or(0);
             return Err(PathError::TooFewRelays { known, needed });
         }
 
-        // Likewise with groups; beyond one more than the hops before the last, further groups change nothing.
-        let mut relay_groups: Vec<NetworkGroup, PATH_MAX> = Vec::new();
-        for relay in relays.clone() {
-            if relay_groups.len() <= needed && !relay_groups.contains(&relay.group()) {
-                relay_groups.push(relay.group()).expect("at most as many groups as hops");
-            }
-        }
-        let groups_besides = |last: &Choice<'_>| relay_groups.len() - usize::from(relay_groups.contains(&last.group()));
-        let must_differ = groups == Groups::Distinct;
-        let enough_groups = enough_relays.clone().filter(|last| !must_differ || groups_besides(last) >= needed);
-        if enough_groups.clone().next().is_none() {
+        // Likewise with groups.
+        let groups_besides =
+            |last: &Choice<'_, C>| relay_groups.len() - usize::from(relay_groups.contains(&last.group()));
+        let enough_groups = |last: &Choice<'_, C>| !must_differ || groups_besides(last) >= needed;
+        if !enough_relays.clone().any(|last| enough_groups(&last)) {
             let known = enough_relays.map(|last| groups_besides(&last)).max().unwrap_or(0);
             return Err(PathError::TooFewGroups { known, needed });
         }
 
-        let fits = |guard: &Choice<'_>, last: &Choice<'_>| {
-            guard.node() != last.node() && !(must_differ && guard.group() == last.group())
+        let fits = |guard: &Choice<'_, C>, last: &Choice<'_, C>| {
+            !guard.is(last) && !(must_differ && guard.group() == last.group())
         };
-        let with_guard = enough_groups.filter(|last| needed == 0 || guards.iter().any(|guard| fits(guard, last)));
+        let with_guard = |last: &Choice<'_, C>| {
+            request.can_be_last(last)
+                && besides(last) >= needed
+                && enough_groups(last)
+                && (needed == 0 || guards.iter().any(|guard| fits(guard, last)))
+        };
         // With two usable guards, which `Guards` sees to if there are two relays, only groups can stand in the way.
-        let last = draw(with_guard, rng).ok_or(PathError::GuardsInGroup)?;
+        let last = self.draw_choice(scopes.last, with_guard, rng).ok_or(PathError::GuardsInGroup)?;
 
-        let mut before_last: Vec<Choice<'_>, PATH_MAX> = Vec::new();
+        let mut before_last: Vec<Choice<'_, C>, PATH_MAX> = Vec::new();
         for position in 0..needed {
-            let taken =
-                |choice: &Choice<'_>| before_last.iter().chain([&last]).any(|other| other.node() == choice.node());
-            let group_taken =
-                |choice: &Choice<'_>| before_last.iter().chain([&last]).any(|other| other.group() == choice.group());
+            let chosen = || before_last.iter().chain([&last]);
+            let taken = |choice: &Choice<'_, C>| chosen().any(|other| other.is(choice));
+            let group_taken = |choice: &Choice<'_, C>| chosen().any(|other| other.group() == choice.group());
             let mut pick = |differ: bool| {
-                let allowed = |choice: &Choice<'_>| !(taken(choice) || differ && group_taken(choice));
+                let allowed = |choice: &Choice<'_, C>| !(taken(choice) || differ && group_taken(choice));
                 if position == 0 {
                     draw(guards.iter().copied().filter(allowed), rng)
                 } else {
-                    draw(relays.clone().filter(allowed), rng)
+                    self.draw_choice(scopes.relays, |choice| request.can_relay(choice) && allowed(choice), rng)
                 }
             };
             let choice = match groups {
@@ -355,15 +473,13 @@ impl Phonebook<'_> {
     }
 
     /// Whether a path chosen earlier would still be allowed for `request`: the same number of hops, every node known at the
-    /// same address, valid and not avoided, and the last hop suitable. Network groups are not looked at again.
+    /// same address, valid, not avoided and not in dispute, and the last hop suitable. Network groups are not looked at again.
     #[must_use]
     pub fn allows(&self, path: &Path, request: &PathRequest<'_>) -> bool {
         let Some((last, before_last)) = path.hops.split_last() else { return false };
         let choice = |hop: &PathHop| {
-            let in_place = self.slot(hop.slot).filter(|entry| entry.node() == hop.node);
-            let entry = in_place.or_else(|| self.get(&hop.node))?;
-            let address = *entry.descriptor().addresses.first()?;
-            (address == hop.address).then_some(Choice { slot: hop.slot, entry, address })
+            let entry = self.entry_of(hop)?;
+            (entry.address() == hop.address).then_some(Choice { slot: hop.slot, entry })
         };
         path.hops.len() == request.hops.value()
             && choice(last).is_some_and(|choice| request.can_be_last(&choice))

@@ -1,5 +1,7 @@
 //! The proof that a descriptor is what its node signed.
 
+use core::net::SocketAddr;
+
 use rsa::{BoxedUint, Pss, RsaPublicKey};
 use sha2::{Digest, Sha256};
 
@@ -51,6 +53,15 @@ impl VerifiedDescriptor {
         if !descriptor.is_valid_at(now) {
             return Err(DescriptorError::NotYetValid);
         }
+        Self::verify_stored(descriptor)
+    }
+
+    /// Checks a descriptor out of the node's own storage: the signature, whatever the time. A node whose clock is wrong must not
+    /// lose its phonebook for that.
+    ///
+    /// # Errors
+    /// [`DescriptorError::Malformed`], [`DescriptorError::Signature`].
+    pub fn verify_stored(descriptor: Descriptor) -> Result<Self, DescriptorError> {
         let mut signed = [0; DESCRIPTOR_MAX_LEN];
         let len = descriptor.emit_unsigned(&mut signed).map_err(DescriptorError::Malformed)?;
         let signed = signed.get(..len).unwrap_or_default();
@@ -70,6 +81,12 @@ impl VerifiedDescriptor {
     #[must_use]
     pub const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Where the node is reached: the first of its addresses.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        *self.descriptor.addresses.first().expect("without an address there is nothing that could be signed")
     }
 
     /// The descriptor.

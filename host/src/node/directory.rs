@@ -1,11 +1,12 @@
 //! The phonebook of a running node, owned by one task: everybody else asks it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::phonebook::{
-    CachedPath, Guards, HopCount, IsolationKey, LastHop, PathCache, PathError, PathRequest, Phonebook, Strictness,
-    VerifiedDescriptor,
+    BookKey, CachedPath, EVIDENCE_MAX, Grouping, Guards, HopCount, Inserted, IsolationKey, LastHop, NEW_PLACES,
+    PathCache, PathError, PathRequest, Phonebook, Shelves, Source, Strictness, TRIED_PLACES, VerifiedDescriptor,
 };
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::{NodeId, OnionKey};
@@ -14,8 +15,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::engine::shell::unix_time;
 use crate::random::SYSTEM;
 
-/// Descriptors that a host keeps, about 2 KiB each.
-const CAPACITY: usize = 4096;
 /// Isolation keys whose paths are remembered.
 const CACHED_PATHS: usize = 1024;
 
@@ -46,7 +45,7 @@ pub(crate) struct Wanted {
 }
 
 enum Request {
-    Insert(Box<VerifiedDescriptor>),
+    Insert(Arc<VerifiedDescriptor>),
     Path(Wanted, oneshot::Sender<Result<Vec<ChosenHop>, PathError>>),
     Failed(NodeId),
     Doubted(Vec<NodeId>),
@@ -58,7 +57,7 @@ enum Request {
 pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
-    doubts: std::sync::Arc<watch::Sender<u64>>,
+    doubts: Arc<watch::Sender<u64>>,
     guards: watch::Receiver<Vec<NodeId>>,
 }
 
@@ -70,7 +69,7 @@ impl Directory {
         let (changed, changes) = watch::channel(0);
         let (drawn, drawn_guards) = watch::channel(guards);
         tokio::spawn(run(own, reuse, asked, changed, drawn));
-        let doubts = std::sync::Arc::new(watch::Sender::new(0));
+        let doubts = Arc::new(watch::Sender::new(0));
         Self { requests, changes, doubts, guards: drawn_guards }
     }
 
@@ -81,7 +80,7 @@ impl Directory {
 
     /// A node has shown its descriptor.
     pub(crate) fn insert(&self, descriptor: VerifiedDescriptor) {
-        let _stopped = self.requests.send(Request::Insert(Box::new(descriptor)));
+        let _stopped = self.requests.send(Request::Insert(Arc::new(descriptor)));
     }
 
     /// Chooses a path; `None` once the node has stopped.
@@ -126,24 +125,22 @@ async fn run(
     changed: watch::Sender<u64>,
     drawn: watch::Sender<Vec<NodeId>>,
 ) {
-    let mut entries: Vec<_> = std::iter::repeat_with(|| None).take(CAPACITY).collect();
+    let (mut tried, mut new) = (vec![None; TRIED_PLACES], vec![None; NEW_PLACES]);
+    let mut evidence = vec![None; EVIDENCE_MAX];
     let mut places: Vec<Option<CachedPath>> = vec![None; CACHED_PATHS];
-    let mut book = Phonebook::new(&mut entries, Some(own));
+    let shelves = Shelves { tried: &mut tried, new: &mut new, evidence: &mut evidence };
+    let key = BookKey::generate(&mut SYSTEM.clone());
+    let mut book = Phonebook::<Arc<VerifiedDescriptor>>::new(shelves, Some(own), key, Grouping::Network);
     let mut cache = PathCache::new(&mut places, reuse);
     let mut guards = Guards::restore(drawn.borrow().iter().copied());
     while let Some(request) = asked.recv().await {
         let now = unix_time();
         match request {
-            Request::Insert(descriptor) => {
-                let node = descriptor.node();
-                match book.insert(*descriptor, now) {
-                    Ok(_) => {
-                        book.record_success(&node);
-                        changed.send_modify(|changes| *changes += 1);
-                    }
-                    Err(refusal) => tracing::debug!(%refusal, "descriptor not taken"),
-                }
-            }
+            Request::Insert(descriptor) => match book.insert(descriptor, Source::Met, now) {
+                Ok(Inserted::Met) => {}
+                Ok(_) => changed.send_modify(|changes| *changes += 1),
+                Err(refusal) => tracing::debug!(%refusal, "descriptor not taken"),
+            },
             Request::Doubted(nodes) => nodes.iter().for_each(|node| cache.forget_node(node)),
             Request::Failed(node) => {
                 cache.forget_node(&node);
@@ -151,7 +148,7 @@ async fn run(
                     tracing::info!("a node that failed several times was dropped from the phonebook");
                 }
             }
-            Request::Succeeded(node) => book.record_success(&node),
+            Request::Succeeded(node) => book.record_success(&node, now),
             Request::Path(wanted, reply) => {
                 let request = PathRequest {
                     hops: wanted.hops,

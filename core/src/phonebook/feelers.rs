@@ -1,0 +1,113 @@
+//! What to test next, and what became of it: `PROTOCOL.md` section 18.2.
+
+use core::borrow::Borrow;
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use rand_core::CryptoRng;
+
+use super::entry::{Entry, Flag};
+use super::path::draw;
+use super::shelves::Slot;
+use super::{Phonebook, VerifiedDescriptor};
+use crate::wire::{NodeId, UnixTime};
+
+/// A node that was met is met again after so long, if nothing is more urgent.
+pub const REVISIT: Duration = Duration::from_secs(3600);
+
+/// A link that should be made now, to see who answers. If the node does, [`Phonebook::insert`] with [`Source::Met`](super::Source::Met) and the
+/// descriptor that it shows; if not, [`Phonebook::record_failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Test {
+    /// Who should answer.
+    pub node: NodeId,
+    /// Where: the first of its addresses.
+    pub address: SocketAddr,
+    /// Another node waits for the outcome, or the node is one of `new` that has not been tested yet: the next test should follow soon.
+    pub urgent: bool,
+}
+
+impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
+    /// What to test next; the test counts as begun. First those whose place others wait for, then those that failed and whose pause is
+    /// over, then a random one of `new`, then the one in `tried` that was met longest ago, if that is [`REVISIT`] ago.
+    pub fn next_test<R: CryptoRng + ?Sized>(&mut self, now: UnixTime, rng: &mut R) -> Option<Test> {
+        let slot = self.asked(now).or_else(|| self.failed(now)).or_else(|| self.heard_of(now, rng));
+        let slot = slot.or_else(|| self.met_longest_ago(now))?;
+        let urgent = self.wants_tests(now);
+        let entry = self.entry_mut(slot)?;
+        entry.begin_test(now);
+        Some(Test { node: entry.node(), address: entry.address(), urgent })
+    }
+
+    fn testable(&self, now: UnixTime) -> impl Iterator<Item = (Slot, &Entry<C>)> + Clone {
+        self.slots().filter(move |(_, entry)| !entry.is_disputed() && !entry.is_testing(now))
+    }
+
+    /// Whose place another node waits for.
+    fn asked(&self, now: UnixTime) -> Option<Slot> {
+        let testing = |slot: Slot| self.entry(slot).is_some_and(|entry| entry.is_testing(now));
+        self.swaps().map(|(asked, _)| asked).find(|&slot| !testing(slot))
+    }
+
+    /// Whose pause is over; the one that has waited longest.
+    fn failed(&self, now: UnixTime) -> Option<Slot> {
+        let due = self.testable(now).filter(|(_, entry)| entry.is_retry_due(now));
+        due.min_by_key(|(_, entry)| entry.last_try()).map(|(slot, _)| slot)
+    }
+
+    fn rested(&self, now: UnixTime) -> impl Iterator<Item = (Slot, &Entry<C>)> + Clone {
+        self.testable(now).filter(move |(_, entry)| entry.failures() == 0 && entry.is_unmet_for(REVISIT, now))
+    }
+
+    fn heard_of<R: CryptoRng + ?Sized>(&self, now: UnixTime, rng: &mut R) -> Option<Slot> {
+        draw(self.rested(now).filter(|(slot, _)| !self.is_on_tried(*slot)), rng).map(|(slot, _)| slot)
+    }
+
+    fn met_longest_ago(&self, now: UnixTime) -> Option<Slot> {
+        self.rested(now).min_by_key(|(_, entry)| entry.last_met()).map(|(slot, _)| slot)
+    }
+
+    /// Whether another node waits for the outcome of a test, or `new` holds one that has not been tested yet: then tests should
+    /// follow each other closely.
+    #[must_use]
+    pub fn wants_tests(&self, now: UnixTime) -> bool {
+        let untested = |entry: &Entry<C>| {
+            entry.last_met().is_none() && entry.failures() == 0 && !entry.is_disputed() && !entry.is_testing(now)
+        };
+        self.iter().any(untested) || self.swaps().next().is_some()
+    }
+
+    /// Notes that a node did not answer, to a test or as a hop. Failures within the pause after the last one
+    /// ([`FAILURE_PAUSE`](super::FAILURE_PAUSE)) count as one with it. After [`FAILURES_MAX`](super::FAILURES_MAX) in a row the node is dropped, after
+    /// [`FAILURES_MAX_UNMET`](super::FAILURES_MAX_UNMET) if it was never met; not if it is pinned. One whose place another waits for changes places with
+    /// that if it fails a test. Says whether the node was dropped.
+    pub fn record_failure(&mut self, node: &NodeId, now: UnixTime) -> bool {
+        let Some(slot) = self.find(node) else { return false };
+        let Some(entry) = self.entry_mut(slot) else { return false };
+        let tested = entry.has(Flag::Testing);
+        if !entry.note_failure(now) {
+            return false;
+        }
+        let (enough, may_swap) = (entry.has_failed_enough(), tested && entry.has(Flag::Swapping) && !entry.is_pinned());
+        let swapped = if may_swap && self.is_on_tried(slot) { self.swap(slot, now) } else { None };
+        if enough && swapped != Some(true) {
+            self.remove(node);
+        }
+        swapped.unwrap_or(enough) || enough
+    }
+
+    /// Notes that a node did its part as a hop: its failures are forgiven, and one that was met counts as met just now. (That it
+    /// was met at all, only [`Phonebook::insert`] can say.)
+    pub fn record_success(&mut self, node: &NodeId, now: UnixTime) {
+        let Some(slot) = self.find(node) else { return };
+        let Some(entry) = self.entry_mut(slot) else { return };
+        if entry.is_tried() {
+            entry.note_met(now);
+        } else {
+            entry.forgive();
+        }
+        if self.is_on_tried(slot) {
+            self.end_swap(slot);
+        }
+    }
+}
