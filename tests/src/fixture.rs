@@ -1,15 +1,17 @@
 //! Identities that never change. Making RSA keys is slow in an unoptimised build, so nodes of all test networks share six of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use bulbil_core::crypto::identity::IdentitySecret;
+use bulbil_core::crypto::identity::{IdentitySecret, Signature};
 use bulbil_core::crypto::kem::OnionSecret;
 use bulbil_core::link::LinkSecret;
 use bulbil_core::wire::descriptor::{DESCRIPTOR_MAX_LEN, SIGNING_CONTEXT};
 use bulbil_core::wire::{Descriptor, NodeId, OnionKey, OnionKeyKind, PortRange, ProtocolVersion, Roles, UnixTime};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use sha2::{Digest, Sha256};
 
 pub mod population;
 
@@ -143,10 +145,22 @@ impl Card {
         };
         let mut bytes = [0; DESCRIPTOR_MAX_LEN];
         let len = descriptor.emit_unsigned(&mut bytes).expect("a descriptor fits");
-        let mut rng = ChaCha20Rng::seed_from_u64(seed);
-        descriptor.signature =
-            identity(number).sign(&mut rng, &[SIGNING_CONTEXT, &bytes[..len]]).expect("test keys are sound");
+        descriptor.signature = signature(number, seed, &bytes[..len]);
         let len = descriptor.emit(&mut bytes).expect("a descriptor fits");
         bytes[..len].to_vec()
     }
+}
+
+/// A signature, made once in a process: networks that are made again from the same seed sign the same.
+fn signature(number: usize, seed: u64, unsigned: &[u8]) -> Signature {
+    static MADE: Mutex<BTreeMap<[u8; 32], Signature>> = Mutex::new(BTreeMap::new());
+    let key = Sha256::new().chain_update(seed.to_be_bytes()).chain_update(unsigned).finalize().into();
+    let made = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(signature) = made().get(&key) {
+        return *signature;
+    }
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let signature = identity(number).sign(&mut rng, &[SIGNING_CONTEXT, unsigned]).expect("test keys are sound");
+    made().insert(key, signature);
+    signature
 }

@@ -17,7 +17,7 @@ mod talk;
 mod world;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -123,6 +123,7 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
             descriptor: Rc::clone(&settler.descriptor),
             ahead: 0,
             letters: settler.resident.then(Vec::new),
+            connecting: BTreeMap::new(),
             rng,
             jobs: spec.jobs,
             notices: Vec::new(),
@@ -154,7 +155,7 @@ impl<'m, 'b> Network<'m, 'b> {
         Duration::from_micros(self.world.borrow().now)
     }
 
-    fn instant(&self) -> Instant {
+    pub(crate) fn instant(&self) -> Instant {
         Instant::from_millis(self.world.borrow().now / 1000)
     }
 

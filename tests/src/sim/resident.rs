@@ -8,24 +8,23 @@ use std::time::Duration;
 use bulbil_core::circuit::LinkId;
 use bulbil_core::crypto::kem::OnionSecret;
 use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
-use bulbil_core::driver::LinkEnd;
 use bulbil_core::node::{ConversationId, OpenRefused, Opening, Outcome};
 use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::wire::message::BeginOptions;
-use bulbil_core::wire::{EndReason, NodeId, Target, UnixTime};
+use bulbil_core::wire::{EndReason, NodeId, OnionKey, Target, UnixTime};
 
 use super::node::Token;
-use super::pipes::StreamId;
-use super::stream::SimStream;
+pub(crate) use super::pipes::StreamId;
+pub(crate) use super::stream::SimStream;
 use super::world::{Event, NodeIndex, Owner};
 use super::{Network, PIPE};
 
 /// What a resident hears.
 pub(crate) enum Letter {
-    /// A link that the node made has shown who is there, and what that node takes for the time.
-    Met(LinkId, Box<VerifiedDescriptor>, UnixTime),
+    /// A link that the node made to this address has shown who is there, and what that node takes for the time.
+    Met(LinkId, SocketAddr, Box<VerifiedDescriptor>, UnixTime),
     /// A link has ended.
-    LinkEnded(LinkId, LinkEnd),
+    LinkEnded(LinkId),
     /// The node is the last hop of a circuit that wants this.
     Asked(ConversationId, Box<Target>),
     /// A conversation is over.
@@ -40,6 +39,16 @@ impl Network<'_, '_> {
     /// The next thing that somebody is to hear.
     pub(crate) fn take_letter(&mut self) -> Option<(NodeIndex, Letter)> {
         self.mail.pop_front()
+    }
+
+    /// Whether something is going to happen until then.
+    pub(crate) fn is_due_before(&self, end: Duration) -> bool {
+        self.world.borrow().next_at().is_some_and(|at| at <= end.as_micros() as u64)
+    }
+
+    /// Lets time pass in which nothing happens.
+    pub(crate) fn wait_until(&mut self, end: Duration) {
+        self.world.borrow_mut().now = end.as_micros() as u64;
     }
 
     /// Only one call of a node in so many is followed by an audit of its books.
@@ -61,12 +70,14 @@ impl Network<'_, '_> {
     }
 
     /// Pipes in use.
-    pub(crate) fn pipes(&self) -> usize {
+    #[must_use]
+    pub fn pipes(&self) -> usize {
         self.world.borrow().pipes.len()
     }
 
     /// Bytes that a node has sent and received on links.
-    pub(crate) fn traffic(&self, node: NodeIndex) -> (u64, u64) {
+    #[must_use]
+    pub fn traffic(&self, node: NodeIndex) -> (u64, u64) {
         self.world.borrow().traffic(node)
     }
 
@@ -111,6 +122,18 @@ impl Network<'_, '_> {
         this.driver.close_all(&mut this.shell, now);
         this.ready.clear();
         self.forget_dropped();
+    }
+
+    /// The public half of the node's current onion key.
+    pub(crate) fn onion_key(&self, node: NodeIndex) -> OnionKey {
+        self.nodes[node].shell.onion.as_ref().expect("it answers links").current().public()
+    }
+
+    /// Ends a conversation that the node answers; the client is told why.
+    pub(crate) fn fail(&mut self, node: NodeIndex, name: ConversationId, reason: EndReason) {
+        let now = self.instant();
+        self.nodes[node].driver.node_mut().handle_failed(name, reason, now);
+        self.run_woken(Some(node));
     }
 
     /// What the node shows of itself from now on.

@@ -1,5 +1,6 @@
 //! The core's [`Shell`] on virtual pipes. What takes time becomes an event of the world.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(crate) struct SimShell {
     pub(super) ahead: i64,
     /// What somebody who lives here is to hear; `None` if nobody does.
     pub(super) letters: Option<Vec<Letter>>,
+    /// Where links of a node with a resident were made to.
+    pub(super) connecting: BTreeMap<LinkId, SocketAddr>,
     pub(super) rng: ChaCha20Rng,
     pub(super) jobs: Jobs,
     pub(super) notices: Vec<Notice>,
@@ -79,6 +82,9 @@ impl Shell for SimShell {
     type Aead = PortableAead;
 
     fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
+        if self.letters.is_some() {
+            self.connecting.insert(link, address);
+        }
         self.world.borrow_mut().later(Event::Connect(self.index, link, address));
     }
 
@@ -136,14 +142,20 @@ impl Shell for SimShell {
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
         assert!(descriptor.node() != self.node, "no node links to itself");
         match &mut self.letters {
-            Some(letters) => letters.push(Letter::Met(link, Box::new(descriptor.clone()), time)),
+            Some(letters) => {
+                let address = self.connecting.remove(&link).expect("links are asked for first");
+                letters.push(Letter::Met(link, address, Box::new(descriptor.clone()), time));
+            }
             None => assert!(time.0.abs_diff(self.calendar().0) <= 1, "clocks agree"),
         }
     }
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
         match &mut self.letters {
-            Some(letters) => letters.push(Letter::LinkEnded(link, end)),
+            Some(letters) => {
+                self.connecting.remove(&link);
+                letters.push(Letter::LinkEnded(link));
+            }
             None => self.link_ends.push((link, end)),
         }
     }
