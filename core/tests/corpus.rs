@@ -21,11 +21,12 @@ struct Target {
     seeds: fn() -> Vec<Seed>,
 }
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     Target { name: "auth", check: fuzz::auth::check, seeds: fuzz::seeds::auth },
     Target { name: "cell", check: fuzz::cell::check, seeds: fuzz::seeds::cell },
     Target { name: "message", check: fuzz::message::check, seeds: fuzz::seeds::message },
     Target { name: "descriptor", check: fuzz::descriptor::check, seeds: fuzz::seeds::descriptor },
+    Target { name: "exchange", check: fuzz::exchange::check, seeds: fuzz::seeds::exchange },
     Target { name: "text", check: fuzz::text::check, seeds: fuzz::seeds::text },
     Target { name: "record", check: fuzz::record::check, seeds: fuzz::seeds::record },
     Target { name: "onion", check: fuzz::onion::check, seeds: fuzz::seeds::onion },
@@ -80,6 +81,11 @@ fn replays_message() {
 #[test]
 fn replays_descriptor() {
     target("descriptor").replay();
+}
+
+#[test]
+fn replays_exchange() {
+    target("exchange").replay();
 }
 
 #[test]

@@ -4,13 +4,20 @@
 use std::time::Duration;
 
 use bulbil_core::client::origin::Reached;
-use bulbil_core::wire::{CloseReason, EndReason};
+use bulbil_core::phonebook::{HopCount, Strictness};
+use bulbil_core::wire::{CloseReason, EndReason, Service, Target};
+use bulbil_host::config::Bootstrap;
+use bulbil_host::node::{Node, OpenError, OpenOptions, SendOptions, ServiceCall, Sizes};
 use bulbil_tests::sim::{Behaviour, Heard, Network, Spec, TalkIndex, Wish, run};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
 
 const STEPS: u64 = 200_000;
 
 /// As few cells at a time as a circuit can do with.
 const NARROW: Spec = Spec { credit: 8, window_max: 8, record_cells: 1, ..Spec::RELAY };
+/// Room for a few circuits.
+const SMALL: Sizes = Sizes { links: 16, circuits: 64, cells: 2048, onions: 16, origins: 32, replay: 1 << 10 };
 /// A client and four relays, none of them an exit.
 const RELAYS: [Spec; 5] =
     [Spec { answers: false, relay: false, origins: 32, replay: 0, ..NARROW }, NARROW, NARROW, NARROW, NARROW];
@@ -142,4 +149,89 @@ fn a_client_that_does_not_listen_holds_its_service_up_and_nobody_else() {
         assert!(network.talk(unread).is_whole());
         network.settle();
     });
+}
+
+/// A relay on this machine that serves whoever asks, and a client that asks it directly.
+async fn served(calls: mpsc::Sender<ServiceCall>) -> [Node; 2] {
+    let relay = Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).serve(calls);
+    let relay = relay.start().await.unwrap();
+    let contact = Bootstrap { address: relay.local_addr().unwrap(), fingerprint: Some(relay.fingerprint()) };
+    let client = Node::builder().sizes(SMALL).paths(HopCount::new(1).unwrap(), Strictness::Ignore).bootstrap(contact);
+    [client.start().await.unwrap(), relay]
+}
+
+async fn ask_node(client: &Node, request: &[u8]) -> Result<Vec<u8>, OpenError> {
+    let options = SendOptions { sign: false, ..SendOptions::default() };
+    client.send(Target::Service(Service::Phonebook), request, options).await?.whole(1 << 20).await
+}
+
+async fn stop(nodes: [Node; 2]) {
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_serves_whoever_asks() {
+    let (calls, mut serving) = mpsc::channel(8);
+    let nodes = served(calls).await;
+    tokio::spawn(async move {
+        while let Some(mut call) = serving.recv().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                call.stream.read_to_end(&mut request).await.unwrap();
+                request.reverse();
+                call.stream.write_all(&request).await.unwrap();
+                call.stream.shutdown().await.unwrap();
+            });
+        }
+    });
+    for len in [0, 1, 6_000, 300_000] {
+        let request: Vec<u8> = (0..len).map(|at| at as u8).collect();
+        let answer = ask_node(&nodes[0], &request).await.unwrap();
+        assert!(answer.iter().rev().eq(&request), "{len}");
+    }
+    let mut stream = nodes[0].open(Target::Service(Service::Phonebook), OpenOptions::default()).await.unwrap();
+    stream.write_all(b"abc").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(stream.connected().await.unwrap(), Reached::Service);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "cba");
+    drop(stream);
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_serve_says_so() {
+    let (calls, serving) = mpsc::channel(1);
+    let nodes = served(calls).await;
+    // One call waits for somebody to take it, and for a second one there is no room.
+    let mut first = nodes[0].open(Target::Service(Service::Phonebook), OpenOptions::default()).await.unwrap();
+    let mut second = nodes[0].open(Target::Service(Service::Phonebook), OpenOptions::default()).await.unwrap();
+    first.write_all(b"?").await.unwrap();
+    second.write_all(b"?").await.unwrap();
+    let refused = tokio::select! {
+        answer = first.connected() => answer,
+        answer = second.connected() => answer,
+    };
+    assert_eq!(refused.unwrap_err(), OpenError::Ended(EndReason::Busy));
+    drop((first, second, serving));
+    assert_eq!(ask_node(&nodes[0], b"?").await.unwrap_err(), OpenError::Ended(EndReason::NoService));
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_breaks_off_ends_what_it_served() {
+    let (calls, mut serving) = mpsc::channel(1);
+    let nodes = served(calls).await;
+    let mut stream = nodes[0].open(Target::Service(Service::Phonebook), OpenOptions::default()).await.unwrap();
+    stream.write_all(b"some of it").await.unwrap();
+    let mut call = serving.recv().await.unwrap();
+    let mut heard = [0; 10];
+    call.stream.read_exact(&mut heard).await.unwrap();
+    assert_eq!((call.service, &heard), (Service::Phonebook, b"some of it"));
+    drop(stream);
+    assert_eq!(call.stream.read(&mut heard).await.unwrap(), 0, "the client has gone");
+    stop(nodes).await;
 }

@@ -79,7 +79,8 @@ fn check_answer(input: &[u8]) {
     check_descriptor(answer.descriptor);
 }
 
-fn allowed(input: &[u8]) -> Option<()> {
+/// Whether section 3 allows the descriptor, signature apart.
+pub fn allowed(input: &[u8]) -> Option<()> {
     let modulus = |modulus: &[u8]| (modulus[0] & 0x80 != 0 && modulus[255] & 1 != 0).then_some(());
     let mut bytes = Bytes(input);
     bytes.number(1).filter(|&format| format == 1)?;

@@ -13,6 +13,7 @@
 pub mod auth;
 pub mod cell;
 pub mod descriptor;
+pub mod exchange;
 pub mod message;
 pub mod model;
 pub mod node;

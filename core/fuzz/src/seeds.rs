@@ -10,6 +10,7 @@ use bulbil_core::wire::handshake::{Answer, CircuitLimit, Hello, InitialCredit, L
 use bulbil_core::wire::message::{BeginOptions, MESSAGE_LEN};
 use bulbil_core::wire::policy::Policy;
 use bulbil_core::wire::{CircuitId, EndReason, Message, NodeId, UnixTime};
+use sha2::{Digest, Sha256};
 
 use super::descriptor;
 
@@ -192,6 +193,70 @@ pub fn descriptor() -> Vec<Seed> {
         ("exit-without-ports", spoilt(relay, 283, 2)),
         ("ports-touch", spoilt(exit, exit.len() - 256 - 7, 1)),
         ("truncated", relay[..relay.len() - 1].to_vec()),
+    ]
+}
+
+/// Requests, answers, filters and samples, as [`super::exchange`] reads them.
+pub fn exchange() -> Vec<Seed> {
+    let [relay, exit] = descriptor::signed() else { panic!("two are signed") };
+    let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes(), bytes].concat();
+    let request = |head: [u8; 3], filter: &[u8], own: &[u8]| {
+        [&[0], &head[..], &[9; 8], &with_length(filter), &with_length(own)].concat()
+    };
+    // Nodes that nobody can sign for, in the order of their ids.
+    let mut others: Vec<_> = (0..3)
+        .map(|number| {
+            let mut other = relay.clone();
+            other[100] = number;
+            other
+        })
+        .collect();
+    others.sort_by_key(|other| <[u8; 32]>::from(Sha256::digest(&other[1..257])));
+    let answer = |head: &[u8], cards: &[&Vec<u8>]| {
+        let cards: Vec<u8> = cards.iter().flat_map(|card| with_length(card)).collect();
+        [&[1], head, &cards].concat()
+    };
+    // Wanted: 3. Whether signatures count; pieces of 101 bytes.
+    let (strict, lax) = ([2, 1, 0, 100], [2, 0, 0, 100]);
+    let head = |kind: [u8; 4], version: u8, count: u8| [&kind[..], &[version, count]].concat();
+    let [first, second, third] = &others[..] else { panic!("there are three") };
+    let whole = answer(&head(lax, 1, 3), &[first, second, third]);
+    let mut flags = first.clone();
+    flags[283] |= 8;
+    vec![
+        ("request", request([1, 1, 100], &[], &[])),
+        ("request-filter", request([1, 1, 128], &[0x5a; 40], &[])),
+        ("request-full-filter", request([1, 1, 1], &[0xff; 16], &[])),
+        ("request-announces", request([1, 1, 100], &[0x5a; 3], exit)),
+        ("request-epoch", request([1, 2, 8], &[0x5a; 3], relay)),
+        ("request-version", request([2, 1, 100], &[], &[])),
+        ("request-kind", request([1, 3, 100], &[], &[])),
+        ("request-want-0", request([1, 1, 0], &[], &[])),
+        ("request-want-129", request([1, 1, 129], &[], &[])),
+        ("request-announces-nothing", request([1, 1, 1], &[], &relay[1..])),
+        ("request-filter-too-long", [&[0, 1, 1, 1][..], &[9; 8], &[0x10, 1], &[0; 4099]].concat()),
+        ("answer-empty", answer(&head(strict, 1, 0), &[])),
+        ("answer-signed", answer(&head(strict, 1, 1), &[exit])),
+        ("answer-forged", answer(&head(strict, 1, 1), &[first])),
+        ("answer-three", whole.clone()),
+        ("answer-unordered", answer(&head(lax, 1, 2), &[second, first])),
+        ("answer-twice", answer(&head(lax, 1, 2), &[relay, exit])),
+        ("answer-malformed", answer(&head(lax, 1, 1), &[&flags])),
+        ("answer-short", answer(&head(lax, 1, 1), &[&relay[..100].to_vec()])),
+        ("answer-version", answer(&head(lax, 2, 0), &[])),
+        ("answer-too-many", answer(&head(lax, 1, 4), &[first])),
+        ("answer-trailing", [&whole[..], &[0]].concat()),
+        ("answer-cut-off", whole[..whole.len() - 1].to_vec()),
+        ("answer-cut-in-length", whole[..8].to_vec()),
+        ("filter", [&[2, 0, 100, 0, 3][..], &[7; 8], &[1, 1, 2, 2, 3, 3]].concat()),
+        ("filter-little-room", [&[2, 0, 1, 0, 200][..], &[7; 8], &[1, 1, 2, 2, 3, 3]].concat()),
+        ("filter-no-room", [&[2, 0, 0, 0, 200][..], &[7; 8], &[1, 1]].concat()),
+        ("filter-longest", [&[2, 0x13, 0x87, 0xff, 0xff][..], &[7; 8], &[1, 1, 3, 3]].concat()),
+        ("writer", vec![3, 1, 1, 0, 1, 255]),
+        ("writer-pieces", [&[3, 1, 127, 1][..], &[11; 30]].concat()),
+        ("writer-twice", vec![3, 2, 2, 1, 0, 255, 255, 255]),
+        ("writer-none", vec![3, 0, 2, 0, 1, 255]),
+        ("writer-too-many", vec![3, 9, 2]),
     ]
 }
 

@@ -12,6 +12,7 @@ mod clock;
 mod dispute;
 mod entry;
 mod epoch;
+pub mod exchange;
 mod feelers;
 mod group;
 mod guards;
