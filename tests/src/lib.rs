@@ -4,6 +4,7 @@ pub mod auth;
 pub mod fixture;
 pub mod lan;
 pub mod mesh;
+pub mod metropolis;
 pub mod processes;
 pub mod scratch;
 pub mod sim;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bulbil_core::wire::EndReason;
 
+use super::pipes::Read;
 use super::stream::SimStream;
-use super::world::{Read, World};
+use super::world::World;
 
 /// What a target does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

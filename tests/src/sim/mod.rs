@@ -8,6 +8,8 @@
 
 mod actor;
 mod node;
+mod pipes;
+pub(crate) mod resident;
 mod shell;
 mod steps;
 mod stream;
@@ -15,7 +17,8 @@ mod talk;
 mod world;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,9 +42,11 @@ pub use self::world::{NodeIndex, TalkIndex};
 
 pub(crate) use self::node::Tables;
 use self::node::{SimNode, Token};
+use self::pipes::StreamId;
+use self::resident::Letter;
 use self::shell::SimShell;
 use self::stream::SimStream;
-use self::world::{Owner, Shared, StreamId, World};
+use self::world::{Owner, Shared, World};
 use crate::fixture;
 
 /// Bytes between a conversation and what it is attached to.
@@ -54,35 +59,93 @@ pub struct Network<'m, 'b> {
     talks: Vec<Talk>,
     names: HashMap<(NodeIndex, ConversationId), TalkIndex>,
     ended: HashSet<(NodeIndex, ConversationId)>,
+    /// What residents are to hear.
+    mail: VecDeque<(NodeIndex, Letter)>,
     steps: u64,
+    /// One call of a node in so many is followed by an audit of its books.
+    audit_stride: u64,
+    calls: u64,
+}
+
+/// A node that is to be, and who lives there.
+pub(crate) struct Settler {
+    pub(crate) spec: Spec,
+    /// Which of the fixed identities it has, if it answers links.
+    pub(crate) identity: Option<usize>,
+    /// Where it listens.
+    pub(crate) address: Option<SocketAddr>,
+    /// What it shows of itself.
+    pub(crate) descriptor: Rc<[u8]>,
+    /// Somebody lives there who is to be told what happens.
+    pub(crate) resident: bool,
+    /// It is there from the beginning.
+    pub(crate) born: bool,
 }
 
 /// Makes a network of such nodes and gives it to `test`. Nodes that answer links get the fixed identities in their order.
 pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>) -> T) -> T {
-    let world: Shared = Rc::new(RefCell::new(World::new(seed)));
-    let mut tables: Vec<_> = specs.iter().map(Tables::new).collect();
-    let (lent, mut places): (Vec<_>, Vec<_>) = tables.iter_mut().map(Tables::lend).unzip();
     let mut identities = 0..fixture::IDENTITIES;
-    let nodes = specs.iter().zip(lent).zip(&mut places).enumerate().map(|(index, ((spec, lent), places))| {
-        let mut rng = ChaCha20Rng::seed_from_u64(seed ^ (index as u64 + 1) << 48);
+    let settlers = specs.iter().map(|spec| {
         let identity = spec.answers.then(|| identities.next().expect("there are six identities"));
+        Settler {
+            spec: *spec,
+            identity,
+            address: identity.map(fixture::address),
+            descriptor: identity.map_or(&[][..], |identity| fixture::descriptor(identity, spec.kind)).into(),
+            resident: false,
+            born: true,
+        }
+    });
+    let settlers: Vec<_> = settlers.collect();
+    settle(seed, &settlers, |mut network| test(&mut network))
+}
+
+/// Makes a network of such nodes and gives it to `test`.
+pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Network<'_, '_>) -> T) -> T {
+    let world: Shared = Rc::new(RefCell::new(World::new(seed)));
+    let mut tables: Vec<_> = settlers.iter().map(|settler| Tables::new(&settler.spec)).collect();
+    let (lent, mut places): (Vec<_>, Vec<_>) = tables.iter_mut().map(Tables::lend).unzip();
+    let nodes = settlers.iter().zip(lent).zip(&mut places).enumerate().map(|(index, ((settler, lent), places))| {
+        let Settler { spec, identity, .. } = settler;
+        let mut rng = ChaCha20Rng::seed_from_u64(seed ^ (index as u64 + 1) << 48);
+        let client = || {
+            let mut id = [0xcc; 32];
+            id[..8].copy_from_slice(&(index as u64).to_be_bytes());
+            NodeId(id)
+        };
         let shell = SimShell {
             world: Rc::clone(&world),
             index,
-            node: identity.map_or(NodeId([index as u8; 32]), fixture::node_id),
-            identity,
+            node: identity.map_or_else(client, fixture::node_id),
+            identity: *identity,
             link: identity.map_or_else(|| LinkSecret::generate(&mut rng), fixture::link_secret),
             onion: identity.map(|identity| OnionKeys::new(fixture::onion_secret(identity, spec.kind, 0), None)),
-            descriptor: identity.map_or(&[], |identity| fixture::descriptor(identity, spec.kind)),
+            descriptor: Rc::clone(&settler.descriptor),
+            ahead: 0,
+            letters: settler.resident.then(Vec::new),
+            connecting: BTreeMap::new(),
             rng,
             jobs: spec.jobs,
             notices: Vec::new(),
             link_ends: Vec::new(),
         };
-        SimNode::new(*spec, shell, lent, places)
+        if let Some(address) = settler.address.filter(|_| settler.born) {
+            world.borrow_mut().addresses.insert(address, index);
+        }
+        SimNode::new(*spec, shell, lent, places, !settler.born)
     });
     let nodes = nodes.collect();
-    test(&mut Network { world, nodes, talks: Vec::new(), names: HashMap::new(), ended: HashSet::new(), steps: 0 })
+    test(Network {
+        world,
+        nodes,
+        talks: Vec::new(),
+        names: HashMap::new(),
+        ended: HashSet::new(),
+        mail: VecDeque::new(),
+        steps: 0,
+        audit_stride: 1,
+        calls: 0,
+    })
 }
 
 impl<'m, 'b> Network<'m, 'b> {
@@ -92,7 +155,7 @@ impl<'m, 'b> Network<'m, 'b> {
         Duration::from_micros(self.world.borrow().now)
     }
 
-    fn instant(&self) -> Instant {
+    pub(crate) fn instant(&self) -> Instant {
         Instant::from_millis(self.world.borrow().now / 1000)
     }
 
@@ -303,6 +366,8 @@ impl<'m, 'b> Network<'m, 'b> {
             self.world.borrow_mut().cut(end);
         }
         self.nodes[node].dead = true;
+        let world = &mut *self.world.borrow_mut();
+        world.addresses.retain(|_, listener| *listener != node);
     }
 
     fn links_between(&self, one: NodeIndex, other: Option<NodeIndex>) -> Vec<StreamId> {

@@ -13,8 +13,8 @@ use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::{NodeId, OnionKeyKind};
 use rand_chacha::ChaCha20Rng;
 
+use super::pipes::StreamId;
 use super::shell::{Jobs, SimShell};
-use super::world::StreamId;
 
 /// What a node is to be.
 #[derive(Debug, Clone, Copy)]
@@ -167,7 +167,7 @@ pub(super) struct SimNode<'m, 'b> {
     pub(super) driver: Driver<'m, 'b, SimShell>,
     pub(super) shell: SimShell,
     pub(super) spec: Spec,
-    /// The node is cut off and does nothing more.
+    /// The node is cut off and does nothing more, or not yet.
     pub(super) dead: bool,
     /// For which instant the timer is set.
     pub(super) timer: Option<Instant>,
@@ -191,6 +191,7 @@ impl<'m, 'b> SimNode<'m, 'b> {
         mut shell: SimShell,
         lent: Lent<'m>,
         places: &'m mut [LinkPlace<'b, SimShell>],
+        dead: bool,
     ) -> Self {
         let rng: &mut ChaCha20Rng = &mut shell.rng;
         let node = Node::new(spec.config(shell.node), lent.memory, rng).expect("specs are sound");
@@ -199,7 +200,7 @@ impl<'m, 'b> SimNode<'m, 'b> {
             driver: Driver::new(node, places),
             shell,
             spec,
-            dead: false,
+            dead,
             timer: None,
             onion_rotations: 0,
             ready: Vec::new(),

@@ -1,5 +1,6 @@
 //! The core's [`Shell`] on virtual pipes. What takes time becomes an event of the world.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use bulbil_core::wire::{NodeId, Target, UnixTime};
 use rand_chacha::ChaCha20Rng;
 use rand_core::CryptoRng;
 
+use super::resident::Letter;
 use super::stream::SimStream;
 use super::world::{Event, NodeIndex, Shared};
 use crate::fixture;
@@ -48,7 +50,13 @@ pub(crate) struct SimShell {
     pub(super) identity: Option<usize>,
     pub(super) link: LinkSecret,
     pub(super) onion: Option<OnionKeys>,
-    pub(super) descriptor: &'static [u8],
+    pub(super) descriptor: Rc<[u8]>,
+    /// Seconds that the node's calendar is ahead of the true time.
+    pub(super) ahead: i64,
+    /// What somebody who lives here is to hear; `None` if nobody does.
+    pub(super) letters: Option<Vec<Letter>>,
+    /// Where links of a node with a resident were made to.
+    pub(super) connecting: BTreeMap<LinkId, SocketAddr>,
     pub(super) rng: ChaCha20Rng,
     pub(super) jobs: Jobs,
     pub(super) notices: Vec<Notice>,
@@ -56,8 +64,8 @@ pub(crate) struct SimShell {
 }
 
 impl SimShell {
-    fn calendar(&self) -> UnixTime {
-        UnixTime(fixture::EPOCH.0 + Rc::clone(&self.world).borrow().now / 1_000_000)
+    pub(super) fn calendar(&self) -> UnixTime {
+        UnixTime((fixture::EPOCH.0 + self.world.borrow().now / 1_000_000).saturating_add_signed(self.ahead))
     }
 
     fn after_a_while(&mut self, most: Duration, event: Event) {
@@ -74,10 +82,17 @@ impl Shell for SimShell {
     type Aead = PortableAead;
 
     fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
+        if self.letters.is_some() {
+            self.connecting.insert(link, address);
+        }
         self.world.borrow_mut().later(Event::Connect(self.index, link, address));
     }
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
+        if let Some(letters) = &mut self.letters {
+            letters.push(Letter::Asked(conversation, Box::new(target.clone())));
+            return;
+        }
         self.world.borrow_mut().later(Event::Target(self.index, conversation, Box::new(target.clone())));
     }
 
@@ -113,7 +128,7 @@ impl Shell for SimShell {
     }
 
     fn descriptor(&self) -> &[u8] {
-        self.descriptor
+        &self.descriptor
     }
 
     fn unix_time(&self) -> Option<UnixTime> {
@@ -124,24 +139,43 @@ impl Shell for SimShell {
         &mut self.rng
     }
 
-    fn handle_descriptor(&mut self, _link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
+    fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
         assert!(descriptor.node() != self.node, "no node links to itself");
-        assert!(time.0.abs_diff(self.calendar().0) <= 1, "clocks agree");
+        match &mut self.letters {
+            Some(letters) => {
+                let address = self.connecting.remove(&link).expect("links are asked for first");
+                letters.push(Letter::Met(link, address, Box::new(descriptor.clone()), time));
+            }
+            None => assert!(time.0.abs_diff(self.calendar().0) <= 1, "clocks agree"),
+        }
     }
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
-        self.link_ends.push((link, end));
+        match &mut self.letters {
+            Some(letters) => {
+                self.connecting.remove(&link);
+                letters.push(Letter::LinkEnded(link));
+            }
+            None => self.link_ends.push((link, end)),
+        }
     }
 
     fn handle_connected(&mut self, conversation: ConversationId, reached: Reached) {
-        self.notices.push(Notice::Connected(conversation, reached));
+        if self.letters.is_none() {
+            self.notices.push(Notice::Connected(conversation, reached));
+        }
     }
 
     fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt) {
-        self.notices.push(Notice::Receipt(conversation, Box::new(receipt)));
+        if self.letters.is_none() {
+            self.notices.push(Notice::Receipt(conversation, Box::new(receipt)));
+        }
     }
 
     fn handle_over(&mut self, conversation: ConversationId, outcome: Outcome) {
-        self.notices.push(Notice::Over(conversation, outcome));
+        match &mut self.letters {
+            Some(letters) => letters.push(Letter::Over(conversation, outcome)),
+            None => self.notices.push(Notice::Over(conversation, outcome)),
+        }
     }
 }

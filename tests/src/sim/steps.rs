@@ -13,11 +13,11 @@ use embedded_io::ErrorKind;
 use super::Network;
 use super::actor::{Actor, Behaviour, Heard};
 use super::node::Token;
+use super::resident::Letter;
 use super::shell::Notice;
 use super::stream::SimStream;
 use super::talk::Talk;
 use super::world::{Event, NodeIndex, Owner, TalkIndex};
-use crate::fixture;
 
 /// Calls of one node at one instant, beyond which it is taken to run in circles.
 const CALLS_MAX: u32 = 10_000;
@@ -99,11 +99,14 @@ impl Network<'_, '_> {
             }
             Event::Connect(node, link, address) => {
                 self.world.borrow_mut().trace(&[2, node as u64]);
-                let answerer = self.nodes.iter().position(|other| {
-                    !other.dead && other.shell.identity.is_some_and(|identity| fixture::address(identity) == address)
-                });
+                let answerer = {
+                    let mut world = self.world.borrow_mut();
+                    let answerer = world.addresses.get(&address).copied();
+                    answerer.filter(|_| !world.loses_connect())
+                };
                 let stream = answerer.map(|answerer| {
                     let (near, far) = self.world.borrow_mut().pipe(None);
+                    self.world.borrow_mut().age(near);
                     let far_stream = SimStream::new(&self.world, far, Owner::Link(answerer, far));
                     let other = &mut self.nodes[answerer];
                     if let Some(link) = other.driver.reserve_link(&mut other.shell, now) {
@@ -138,6 +141,10 @@ impl Network<'_, '_> {
             }
             Event::Tick(talk) => {
                 self.tick(talk);
+                None
+            }
+            Event::Alarm(node, alarm) => {
+                self.mail.push_back((node, Letter::Alarm(alarm)));
                 None
             }
         }
@@ -204,6 +211,7 @@ impl Network<'_, '_> {
             for owner in woken {
                 match owner {
                     Owner::Nobody => {}
+                    Owner::Resident(node, end) => self.mail.push_back((node, Letter::Ready(end))),
                     Owner::App(talk) => {
                         self.talks[talk].app.run(&mut self.world.borrow_mut());
                         let heard = self.talks[talk].app.heard() > 0;
@@ -270,6 +278,7 @@ impl Network<'_, '_> {
         }
         self.check(index);
         self.take_notices(index);
+        self.forget_dropped();
         more
     }
 
@@ -280,7 +289,10 @@ impl Network<'_, '_> {
         let spec = &self.nodes[index].spec;
         assert!(usage.cells_held <= usage.cells_reserved, "node {index}: {usage:?}");
         assert!(usage.cells_reserved <= spec.cells, "node {index}: {usage:?}");
-        if let Err(wrong) = node.audit() {
+        self.calls += 1;
+        if self.calls.is_multiple_of(self.audit_stride)
+            && let Err(wrong) = node.audit()
+        {
             panic!("node {index}: {wrong}\n{}", self.describe());
         }
         let words = [
@@ -295,7 +307,17 @@ impl Network<'_, '_> {
         self.world.borrow_mut().trace(&words);
     }
 
+    /// Streams that are gone need no calls.
+    pub(super) fn forget_dropped(&mut self) {
+        for (node, end) in self.world.borrow_mut().take_dropped() {
+            self.nodes[node].tokens.remove(&end);
+        }
+    }
+
     fn take_notices(&mut self, index: NodeIndex) {
+        if let Some(letters) = &mut self.nodes[index].shell.letters {
+            self.mail.extend(letters.drain(..).map(|letter| (index, letter)));
+        }
         for notice in std::mem::take(&mut self.nodes[index].shell.notices) {
             match notice {
                 Notice::Connected(name, reached) => {

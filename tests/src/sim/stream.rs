@@ -6,7 +6,8 @@ use std::task::Poll;
 use bulbil_core::io::ByteStream;
 use embedded_io::{ErrorKind, ErrorType};
 
-use super::world::{Owner, Read, Shared, StreamId};
+use super::pipes::{Read, StreamId};
+use super::world::{Owner, Shared};
 
 /// One end of a virtual pipe. Dropping it closes it.
 pub(crate) struct SimStream {
@@ -20,7 +21,7 @@ impl SimStream {
         Self { world: Rc::clone(world), end }
     }
 
-    pub(super) const fn id(&self) -> StreamId {
+    pub(crate) const fn id(&self) -> StreamId {
         self.end
     }
 }

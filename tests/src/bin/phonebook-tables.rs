@@ -1,0 +1,72 @@
+//! Prints how nodes find each other, live through churn, withstand attackers, and what their views give away. See `bulbil_tests::metropolis`.
+//!
+//! `cargo run --release -p bulbil-tests --bin phonebook-tables [joins] [churn] [bits] [eclipse] [quick] [seed=N]`: everything if no table is
+//! named. `quick` takes small networks.
+
+use std::time::Instant;
+
+use bulbil_tests::metropolis::tables::{bits, churn, eclipse, joins, memory_peak};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let seed = arguments.iter().find_map(|argument| argument.strip_prefix("seed=")?.parse().ok()).unwrap_or(1);
+    let tables = ["joins", "churn", "bits", "eclipse"];
+    let all = !tables.iter().any(|table| has(table));
+    let wanted = |name: &str| all || has(name);
+    let quick = has("quick");
+    let begun = Instant::now();
+    let mut print = |line: &str| println!("{line}");
+    let note = |what: &str, since: Instant| {
+        let memory = memory_peak().map_or_else(String::new, |mib| format!(", at most {mib} MiB so far"));
+        eprintln!("# {what}: {:.0} s of real time{memory}", since.elapsed().as_secs_f64());
+    };
+
+    if wanted("joins") {
+        println!("\n## Joining\n");
+        joins::head(&mut print);
+        let sizes: &[usize] = if quick { &[60, 200] } else { &[100, 1_000, 2_000] };
+        for &nodes in sizes {
+            let since = Instant::now();
+            joins::newcomers(seed, nodes, &mut print);
+            note(&format!("newcomers of {nodes}"), since);
+        }
+        let sizes: &[usize] = if quick { &[60] } else { &[100, 1_000] };
+        for &nodes in sizes {
+            let since = Instant::now();
+            joins::all_at_once(seed, nodes, &mut print);
+            note(&format!("{nodes} at once"), since);
+        }
+    }
+    if wanted("churn") || wanted("bits") {
+        println!("\n## Churn\n");
+        churn::head(&mut print);
+        let nodes = if quick { 100 } else { 2_000 };
+        let mut views = Vec::new();
+        for percent in [5, 20] {
+            let since = Instant::now();
+            views.push((format!("{nodes} nodes, {percent} % an hour"), churn::row(seed, nodes, percent, &mut print)));
+            note(&format!("{percent} % an hour"), since);
+        }
+        println!("\n## Bits given away\n");
+        bits::head(&mut print);
+        let since = Instant::now();
+        for (what, views) in &views {
+            bits::table(seed, what, views, &mut print);
+        }
+        note("bits", since);
+    }
+    if wanted("eclipse") {
+        println!("\n## The price of an eclipse\n");
+        eclipse::head(&mut print);
+        let honest = if quick { 150 } else { 2_000 };
+        let attackers: &[(usize, usize)] =
+            if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 10), (1_000, 500)] };
+        for &(addresses, groups) in attackers {
+            let since = Instant::now();
+            eclipse::rows(seed, honest, addresses, groups, &mut print);
+            note(&format!("{addresses} addresses in {groups} groups"), since);
+        }
+    }
+    note("all", begun);
+}

@@ -1,0 +1,165 @@
+//! What the network is for: now and then a node sends a few bytes along a path of four hops and waits for the answer.
+
+use std::net::SocketAddr;
+use std::task::Poll;
+use std::time::Duration;
+
+use bulbil_core::crypto::onion::HopSpec;
+use bulbil_core::io::ByteStream;
+use bulbil_core::node::{ConversationId, Outcome, Suspect};
+use bulbil_core::phonebook::{Guards, LastHop, PathHop, PathRequest};
+use bulbil_core::wire::{NodeId, OnionKey, Target};
+
+use super::{Alarm, City};
+use crate::sim::NodeIndex;
+use crate::sim::resident::{SimStream, StreamId};
+
+/// A request has to be answered within this time, over however many paths.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Paths that are tried.
+const ATTEMPTS: u32 = 6;
+/// After so long without an answer another path is tried.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// The port that every request is for.
+pub(super) const PORT: u16 = 80;
+
+/// A request on its way.
+pub(super) struct Request {
+    number: u64,
+    name: ConversationId,
+    stream: SimStream,
+    path: Vec<NodeId>,
+    attempt: u32,
+    avoid: Vec<NodeId>,
+    until: Duration,
+}
+
+/// An earlier attempt's knowledge.
+struct Attempt {
+    number: u32,
+    avoid: Vec<NodeId>,
+    until: Duration,
+}
+
+impl City<'_, '_, '_> {
+    pub(super) fn begin_request(&mut self, node: NodeIndex) {
+        if let Some(every) = self.plan.requests {
+            let pause = self.spread(every);
+            self.set_alarm(node, pause, Alarm::Request);
+        }
+        self.citizens[node].counts.requests += 1;
+        let until = self.now() + DEADLINE;
+        self.attempt(node, Attempt { number: 1, avoid: Vec::new(), until });
+    }
+
+    /// A path as the node would draw it now.
+    pub(super) fn draw_path(&mut self, node: NodeIndex, avoid: &[NodeId]) -> Option<Vec<PathHop>> {
+        let now = self.net.calendar(node);
+        let defences = self.plan.defences;
+        let citizen = &mut self.citizens[node];
+        let request = PathRequest {
+            strictness: defences.strictness(),
+            avoid,
+            ..PathRequest::new(LastHop::Exit { port: Some(PORT) }, now)
+        };
+        let mut fresh = Guards::new();
+        let guards = if defences.guards { &mut citizen.guards } else { &mut fresh };
+        let path = citizen.book.choose_path(&request, guards, &mut citizen.rng);
+        path.ok().map(|path| path.hops().to_vec())
+    }
+
+    fn attempt(&mut self, node: NodeIndex, attempt: Attempt) {
+        let Attempt { number: attempt, avoid, until } = attempt;
+        let path = self.draw_path(node, &avoid).or_else(|| self.draw_path(node, &[]));
+        let Some(hops) = path else {
+            self.citizens[node].counts.lost += 1;
+            self.citizens[node].counts.pathless += 1;
+            return;
+        };
+        let keys: Vec<OnionKey> = {
+            let book = &self.citizens[node].book;
+            hops.iter().filter_map(|hop| Some(book.descriptor_of(hop)?.onion_key.clone())).collect()
+        };
+        let specs: Vec<_> =
+            hops.iter().zip(&keys).map(|(hop, key)| HopSpec { node: hop.node, key, address: hop.address }).collect();
+        let target: Target = format!("city.test:{PORT}").parse().expect("a valid name");
+        let number = self.number();
+        let Ok((name, stream)) = self.net.converse(node, &specs, &target, b"?") else {
+            // No room; nobody's fault, and another try a moment later would find the same.
+            self.citizens[node].counts.lost += 1;
+            return;
+        };
+        self.net.trace(&[20, node as u64, attempt.into()]);
+        let path = hops.iter().map(|hop| hop.node).collect();
+        let id = stream.id();
+        let request = Request { number, name, stream, path, attempt, avoid, until };
+        self.citizens[node].requests.insert(id, request);
+        self.set_alarm(node, ATTEMPT.min(until - self.net.now()), Alarm::Deadline(number));
+        self.read_request(node, id);
+    }
+
+    /// The answer may have come; answers whether it has.
+    pub(super) fn read_request(&mut self, node: NodeIndex, id: StreamId) -> bool {
+        let now = self.net.calendar(node);
+        let citizen = &mut self.citizens[node];
+        let Some(request) = citizen.requests.get_mut(&id) else { return false };
+        if !matches!(request.stream.try_read(&mut [0; 16]), Poll::Ready(Ok(1..))) {
+            return false;
+        }
+        let Some(Request { name, path, attempt, stream, .. }) = citizen.requests.remove(&id) else { return false };
+        citizen.counts.in_time += 1;
+        citizen.counts.at_once += u64::from(attempt == 1);
+        for hop in &path {
+            citizen.book.record_success(hop, now);
+        }
+        self.net.trace(&[21, node as u64]);
+        drop(stream);
+        self.net.let_go(node, name);
+        true
+    }
+
+    /// A conversation is over; if it was a request's and its answer has not come, another path is tried.
+    pub(super) fn handle_request_over(&mut self, node: NodeIndex, name: ConversationId, outcome: Option<Outcome>) {
+        let ended = self.citizens[node].requests.iter().find(|(_, request)| request.name == name);
+        let Some(id) = ended.map(|(id, _)| *id) else { return };
+        if self.read_request(node, id) {
+            return;
+        }
+        let (now, at) = (self.net.calendar(node), self.now());
+        let citizen = &mut self.citizens[node];
+        let Some(Request { stream, path, attempt, mut avoid, until, .. }) = citizen.requests.remove(&id) else {
+            return;
+        };
+        drop(stream);
+        if let Some(Suspect::Hop(hop)) = outcome.and_then(|outcome| outcome.suspect(path.len()))
+            && let Some(&hop) = path.get(hop.value())
+        {
+            citizen.book.record_failure(&hop, now);
+            avoid.push(hop);
+        }
+        self.net.trace(&[22, node as u64]);
+        if attempt < ATTEMPTS && at < until {
+            self.attempt(node, Attempt { number: attempt + 1, avoid, until });
+        } else {
+            self.citizens[node].counts.lost += 1;
+        }
+    }
+
+    pub(super) fn handle_deadline(&mut self, node: NodeIndex, number: u64) {
+        let late = self.citizens[node].requests.values().find(|request| request.number == number);
+        if let Some(name) = late.map(|request| request.name) {
+            self.net.let_go(node, name);
+            self.handle_request_over(node, name, None);
+        }
+    }
+
+    /// The node is the exit of a circuit to the target, and answers for it.
+    pub(super) fn answer_as_target(&mut self, node: NodeIndex, name: ConversationId) {
+        let address = SocketAddr::from(([198, 51, 100, 1], PORT));
+        let mut stream = self.net.reach(node, name, address);
+        // The request is not read: a byte that asks is as good as any other.
+        let _gone = stream.try_write(b"!");
+        let _gone = stream.finish();
+        self.net.run_resident(node);
+    }
+}

@@ -1,0 +1,89 @@
+//! Links that are made to see who is there: tests of nodes that were heard of, and first contacts.
+
+use std::net::SocketAddr;
+
+use bulbil_core::circuit::LinkId;
+use bulbil_core::phonebook::{ClockVerdict, Source, VerifiedDescriptor};
+use bulbil_core::wire::UnixTime;
+
+use super::City;
+use super::citizen::Visit;
+use crate::sim::NodeIndex;
+
+impl City<'_, '_, '_> {
+    /// Makes the link that a test is; answers `false` if there is nobody to be tested, or no place for a link.
+    pub(super) fn test(&mut self, node: NodeIndex) -> bool {
+        let now = self.net.calendar(node);
+        let citizen = &mut self.citizens[node];
+        let Some(test) = citizen.book.next_test(now, &mut citizen.rng) else { return false };
+        self.visit(node, test.address, Visit { node: test.node, bootstrap: false })
+    }
+
+    /// Links to a node that it has been told of by hand.
+    pub(super) fn visit_bootstrap(&mut self, node: NodeIndex) -> bool {
+        let citizen = &mut self.citizens[node];
+        if citizen.bootstrap.is_empty() || citizen.visits.values().any(|visit| visit.bootstrap) {
+            return false;
+        }
+        // In turn, so that one that is gone is not asked for ever.
+        citizen.bootstrap.rotate_left(1);
+        let (address, id) = citizen.bootstrap[citizen.bootstrap.len() - 1];
+        self.visit(node, address, Visit { node: id, bootstrap: true })
+    }
+
+    fn visit(&mut self, node: NodeIndex, address: SocketAddr, visit: Visit) -> bool {
+        let link = self.net.contact(node, address, Some(visit.node));
+        let citizen = &mut self.citizens[node];
+        citizen.counts.tests += u64::from(!visit.bootstrap && link.is_some());
+        link.is_some_and(|link| citizen.visits.insert(link, visit).is_none())
+    }
+
+    /// A link that the node has made shows who is there.
+    pub(super) fn handle_met(
+        &mut self,
+        node: NodeIndex,
+        link: LinkId,
+        address: SocketAddr,
+        descriptor: &VerifiedDescriptor,
+        time: UnixTime,
+    ) {
+        let now = self.net.calendar(node);
+        let card = self.registry.share(descriptor);
+        let defences = self.plan.defences;
+        let citizen = &mut self.citizens[node];
+        let visit = citizen.visits.remove(&link);
+        let group = citizen.book.group_of(address);
+        citizen.clocks.hear(card.node(), group, time, now);
+        let in_doubt = matches!(citizen.clocks.verdict(), ClockVerdict::Off { .. });
+        citizen.in_doubt = in_doubt;
+        citizen.book.set_clock_in_doubt(in_doubt);
+        let here = card.address() == address;
+        let source = if here { Source::Met } else { Source::Peer(group) };
+        let _known_or_full = citizen.book.insert(card.clone(), source, now);
+        if !defences.test_before_evict {
+            // Whoever was met longest ago in the bucket would have to answer; here it is as if it did not.
+            let waits = citizen.book.get(&card.node()).is_some_and(|entry| !entry.is_tried());
+            if waits && let Some(test) = citizen.book.next_test(now, &mut citizen.rng) {
+                let asked = citizen.book.get(&test.node);
+                if asked.is_some_and(|asked| asked.is_tried() && asked.failures() == 0) {
+                    citizen.book.record_failure(&test.node, now);
+                }
+            }
+        }
+        if visit.is_some_and(|visit| visit.bootstrap) {
+            self.hurry(node);
+        }
+        self.net.trace(&[30, node as u64, u64::from(in_doubt)]);
+    }
+
+    pub(super) fn handle_link_ended(&mut self, node: NodeIndex, link: LinkId) {
+        let now = self.net.calendar(node);
+        let citizen = &mut self.citizens[node];
+        let Some(visit) = citizen.visits.remove(&link) else { return };
+        if !visit.bootstrap {
+            citizen.counts.failed_tests += 1;
+            citizen.book.record_failure(&visit.node, now);
+        }
+        self.net.trace(&[31, node as u64]);
+    }
+}
