@@ -237,7 +237,8 @@ impl AuthServer {
                     break;
                 }
                 Some(_) = clients.join_next() => continue,
-                accepted = listener.accept() => accepted,
+                // Whoever had to give way keeps an open file until its task has run.
+                accepted = listener.accept(), if clients.len() <= self.shared.limits.connections => accepted,
             };
             match accepted {
                 Ok((stream, from)) => {

@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     }
 
     async fn send_sign_up(&mut self) {
-        self.connection.sign_up(&self.session, &PASSWORD_KEY, &mut self.frame).unwrap();
+        self.connection.sign_up(&self.session, &PASSWORD_KEY, &mut SYSTEM.clone(), &mut self.frame).unwrap();
         self.send().await;
     }
 
