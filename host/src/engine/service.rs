@@ -16,9 +16,6 @@ const TIME: Duration = Duration::from_secs(60);
 /// Bytes that wait between the engine and whoever serves, each way.
 const PIPE: usize = 16 * 1024;
 
-/// Ends a conversation that is not served, and says why.
-type End = Arc<dyn Fn(EndReason) + Send + Sync>;
-
 /// A conversation that a client has begun with a service of this node.
 ///
 /// What the client says is read from the stream; what is written is its answer, and shutting down ends that. When the client goes, or after
@@ -29,28 +26,30 @@ pub struct ServiceCall {
     /// The conversation.
     pub stream: DuplexStream,
     /// The place is free again when neither side holds it: whoever serves may work on when the client has long gone.
-    _place: Arc<Place>,
-    end: End,
+    place: Arc<Place>,
 }
 
 impl ServiceCall {
-    /// Ends the conversation without an answer; the client is told why.
+    /// Ends the conversation with this reason instead of an answer; what was written so far may or may not be heard.
     pub fn refuse(self, reason: EndReason) {
-        (self.end)(reason);
+        (self.place.fail)(reason, Some(self.stream));
     }
 }
 
-impl std::fmt::Debug for ServiceCall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServiceCall").field("service", &self.service).finish_non_exhaustive()
-    }
-}
+/// Ends a conversation with a reason. The stream, if there is one, is let go of behind that: its end must not come first.
+pub(crate) type Fail = Arc<dyn Fn(EndReason, Option<DuplexStream>) + Send + Sync>;
 
 /// A place among the conversations with services.
-#[derive(Debug)]
 pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     timer: AbortHandle,
+    fail: Fail,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place")
+    }
 }
 
 impl Drop for Place {
@@ -74,24 +73,19 @@ impl Services {
         Self { calls, places: Arc::new(Semaphore::new(PLACES)) }
     }
 
-    /// Begins a conversation; `end` is called when whoever serves refuses it, or when its time is over and it is not. What is answered
-    /// otherwise is told to the client.
-    pub(crate) fn begin(
-        &self,
-        service: Service,
-        end: impl Fn(EndReason) + Send + Sync + 'static,
-    ) -> Result<Served, EndReason> {
+    /// Begins a conversation, which `fail` ends when its time is over or whoever serves wants that. What is answered otherwise is told to the
+    /// client.
+    pub(crate) fn begin(&self, service: Service, fail: Fail) -> Result<Served, EndReason> {
         let calls = self.calls.as_ref().filter(|calls| !calls.is_closed()).ok_or(EndReason::NoService)?;
         let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| EndReason::Busy)?;
-        let end: End = Arc::new(end);
-        let late = Arc::clone(&end);
+        let late = Arc::clone(&fail);
         let timer = tokio::spawn(async move {
             tokio::time::sleep(TIME).await;
-            late(EndReason::TimedOut);
+            late(EndReason::TimedOut, None);
         });
-        let place = Arc::new(Place { _permit: permit, timer: timer.abort_handle() });
+        let place = Arc::new(Place { _permit: permit, timer: timer.abort_handle(), fail });
         let (engines, servers) = duplex(PIPE);
-        let call = ServiceCall { service, stream: servers, _place: Arc::clone(&place), end };
+        let call = ServiceCall { service, stream: servers, place: Arc::clone(&place) };
         match calls.try_send(call) {
             Ok(()) => Ok((engines, place)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(EndReason::Busy),
@@ -105,7 +99,7 @@ mod tests {
     use super::*;
 
     fn begin(services: &Services) -> Result<Served, EndReason> {
-        services.begin(Service::Phonebook, |_| ())
+        services.begin(Service::Phonebook, Arc::new(|_, _| ()))
     }
 
     #[tokio::test]
@@ -153,15 +147,14 @@ mod tests {
         let (calls, mut serving) = mpsc::channel(2);
         let services = Services::new(Some(calls));
         let (late, mut heard) = mpsc::unbounded_channel();
-        let report = |number| {
+        let report = |number| -> Fail {
             let late = late.clone();
-            move |_| late.send(number).unwrap()
+            Arc::new(move |reason, _| late.send((number, reason)).unwrap())
         };
         let ended = services.begin(Service::Phonebook, report(1)).unwrap();
         drop((ended, serving.recv().await));
         let _slow = services.begin(Service::Phonebook, report(2)).unwrap();
-        drop((late, serving));
-        assert_eq!(heard.recv().await, Some(2));
-        assert_eq!(heard.recv().await, None, "and nobody else");
+        assert_eq!(heard.recv().await, Some((2, EndReason::TimedOut)));
+        assert!(heard.try_recv().is_err(), "and nobody else");
     }
 }
