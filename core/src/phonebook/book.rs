@@ -3,7 +3,7 @@
 use core::borrow::Borrow;
 use core::cmp::Ordering;
 
-use super::dispute::same_content;
+use super::dispute::contradict;
 use super::entry::{Entry, Flag, Source};
 use super::shelves::{BookKey, Shelves, Slot, Vacancy};
 use super::{Evidence, Grouping, NetworkGroup, PathHop, VerifiedDescriptor};
@@ -70,8 +70,8 @@ pub struct Counts {
 pub struct Phonebook<'m, C = VerifiedDescriptor> {
     pub(super) shelves: Shelves<'m, C>,
     pub(super) key: BookKey,
-    own: Option<NodeId>,
-    grouping: Grouping,
+    pub(super) own: Option<NodeId>,
+    pub(super) grouping: Grouping,
     pub(super) clock_in_doubt: bool,
 }
 
@@ -168,12 +168,12 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         }
         let mut leaving = None;
         if let Some((slot, known)) = slot.zip(known) {
+            if contradict(known.card().borrow(), verified) {
+                self.begin_dispute(slot, card, now);
+                return Err(Refusal::Disputed);
+            }
             let here = known.address() == address;
             match verified.descriptor().sequence.cmp(&known.descriptor().sequence) {
-                Ordering::Equal if !same_content(verified.descriptor(), known.descriptor()) => {
-                    self.begin_dispute(slot, card, now);
-                    return Err(Refusal::Disputed);
-                }
                 Ordering::Less | Ordering::Equal if source == Source::Met && here => {
                     self.meet(slot, now);
                     return Ok(Inserted::Met);
@@ -302,3 +302,6 @@ impl<C> core::fmt::Debug for Phonebook<'_, C> {
         f.debug_struct("Phonebook").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
