@@ -190,7 +190,7 @@ fn a_phonebook_goes_from_one_node_to_another_whether_they_run_or_not() {
     let mut forged = exported.clone().into_bytes();
     forged[middle] = if forged[middle] == b'A' { b'B' } else { b'A' };
     for (name, content, said) in [
-        ("cut", exported[..exported.len() - 10].as_bytes(), "nothing was imported"),
+        ("cut", &exported.as_bytes()[..exported.len() - 10], "nothing was imported"),
         ("garbage", b"\x7fELF\0\0", "not an exported phonebook"),
     ] {
         std::fs::write(dir.join(name), content).unwrap();

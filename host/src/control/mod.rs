@@ -6,7 +6,7 @@
 //!
 //! One connection is one request and its answer. Both are one line of JSON, `{"bulbil":1,"ask":…}` and `{"bulbil":1,"reply":…}` (see
 //! [`Ask`] and [`Reply`]); the number is the version of this protocol, and another one is refused by either side. Behind the line of an
-//! import follow as many bytes as it says, and likewise behind the answer to an export: a file as [`file`] describes it.
+//! import follow as many bytes as it says, and likewise behind the answer to an export: a file as [`mod@file`] describes it.
 //!
 //! | bound | | beyond it |
 //! | --- | --- | --- |

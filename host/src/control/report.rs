@@ -264,7 +264,7 @@ impl Report {
             },
             cells: Cells { held: usage.cells_held, promised: usage.cells_reserved, total: capacity.cells },
             onions: Filled { used: usage.onions, total: capacity.onions },
-            onion_key: serves.then(|| OnionKeyState {
+            onion_key: serves.then_some(OnionKeyState {
                 kind: about.onion_key,
                 age_seconds: status.onion_key_age.as_secs(),
                 replay: Filled { used: status.replay.current, total: status.replay.capacity },

@@ -145,7 +145,7 @@ async fn a_path_too_long_for_a_socket_is_an_error_that_says_so() {
         match Socket::bind(&state) {
             Ok(_) => assert!(fits),
             Err(error) => {
-                assert!(!fits && error.to_string().contains("108 bytes, and a socket's may have 107"), "{error}")
+                assert!(!fits && error.to_string().contains("108 bytes, and a socket's may have 107"), "{error}");
             }
         }
         assert_eq!(Client::connect(&dir).is_ok(), fits);
