@@ -42,7 +42,8 @@ async fn until<T: std::fmt::Debug>(what: &str, mut ask: impl AsyncFnMut() -> Res
 
 /// A node in a process of its own, small and in a hurry.
 fn config(dir: &Path, name: &str, roles: &[&str], contacts: &[String]) -> PathBuf {
-    let listen = if roles.contains(&"relay") || roles.contains(&"exit") { vec![own_address().to_string()] } else { vec![] };
+    let listen =
+        if roles.contains(&"relay") || roles.contains(&"exit") { vec![own_address().to_string()] } else { vec![] };
     let text = format!(
         "state = \"{name}.state\"\nroles = {roles:?}\nlisten = {listen:?}\nbootstrap = {contacts:?}\n\
          [socks]\nlisten = [\"127.0.0.1:0\"]\n[exit]\npolicy = [\"accept *:*\"]\n[path]\nnetwork_groups = \"ignore\"\n\
@@ -181,7 +182,8 @@ async fn what_a_node_knows_survives_its_end_however_it_ends() {
 
     // From now on it has nobody's address but those that it has kept.
     let text = std::fs::read_to_string(dir.path().join("relay4.toml")).unwrap();
-    let without: String = text.lines().filter(|line| !line.starts_with("bootstrap")).map(|line| format!("{line}\n")).collect();
+    let without: String =
+        text.lines().filter(|line| !line.starts_with("bootstrap")).map(|line| format!("{line}\n")).collect();
     std::fs::write(dir.path().join("relay4.toml"), without).unwrap();
     for round in 0..4 {
         // In the middle of a write, sooner or later, and once for certain: this is what one leaves behind.

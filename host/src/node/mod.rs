@@ -23,16 +23,16 @@ use crate::engine::Command;
 use crate::engine::workers::Workers;
 use directory::Directory;
 
+pub use crate::engine::clock::WallClock;
 pub use crate::engine::memory::Sizes;
 pub use crate::engine::service::ServiceCall;
 pub use crate::engine::{LinkEnds, Status};
 pub use answers::{Answers, VerifiedReceipt};
 pub use builder::{NodeBuilder, start};
 pub use bulbil_core::client::origin::Reached;
+pub use bulbil_core::phonebook::ClockVerdict;
 pub use bulbil_core::phonebook::{IsolationKey, Strictness};
 pub use bulbil_core::wire::EndReason;
-pub use crate::engine::clock::WallClock;
-pub use bulbil_core::phonebook::ClockVerdict;
 pub use directory::{HopInfo, Known};
 pub use error::{OpenError, StartError};
 pub use gossip::Intervals;

@@ -87,7 +87,11 @@ pub(crate) type Skip = Box<dyn FnMut(&VerifiedDescriptor) -> bool + Send>;
 
 enum Request {
     /// A node that we linked to says what time it is.
-    Time { node: NodeId, address: SocketAddr, time: UnixTime },
+    Time {
+        node: NodeId,
+        address: SocketAddr,
+        time: UnixTime,
+    },
     /// A node has shown its descriptor on a link to this address.
     Shown(Arc<VerifiedDescriptor>, SocketAddr),
     Insert(Vec<VerifiedDescriptor>, Teller, oneshot::Sender<Taken>),
@@ -96,11 +100,19 @@ enum Request {
     Unreached(NodeId, LinkEnd),
     Doubted(Vec<NodeId>),
     Succeeded(NodeId),
-    NextTest { idle: bool, reply: oneshot::Sender<(Option<Test>, TestLoad)> },
+    NextTest {
+        idle: bool,
+        reply: oneshot::Sender<(Option<Test>, TestLoad)>,
+    },
     Whom(oneshot::Sender<Option<NodeId>>),
     Answered(NodeId, bool),
     Digest(oneshot::Sender<Vec<(NodeId, u64)>>),
-    Sample { part: Part, want: usize, skip: Skip, reply: oneshot::Sender<Vec<Arc<VerifiedDescriptor>>> },
+    Sample {
+        part: Part,
+        want: usize,
+        skip: Skip,
+        reply: oneshot::Sender<Vec<Arc<VerifiedDescriptor>>>,
+    },
     Knows(NodeId, oneshot::Sender<bool>),
     Anybody(oneshot::Sender<bool>),
     Known(oneshot::Sender<Vec<Known>>),

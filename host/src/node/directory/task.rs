@@ -210,7 +210,10 @@ impl Owner<'_> {
         match verdict {
             ClockVerdict::Off { seconds, peers } if !self.off => {
                 self.off = true;
-                warn!("this machine's clock is {} what most nodes say ({peers} were heard); set it (NTP)", lead(seconds));
+                warn!(
+                    "this machine's clock is {} what most nodes say ({peers} were heard); set it (NTP)",
+                    lead(seconds)
+                );
             }
             ClockVerdict::Agrees if self.off => {
                 self.off = false;
@@ -296,7 +299,8 @@ impl Owner<'_> {
     }
 
     fn next_test(&mut self, idle: bool, now: UnixTime) -> (Option<Test>, TestLoad) {
-        let test = if idle || self.book.wants_tests(now) { self.book.next_test(now, &mut SYSTEM.clone()) } else { None };
+        let test =
+            if idle || self.book.wants_tests(now) { self.book.next_test(now, &mut SYSTEM.clone()) } else { None };
         let unsure = self.clocks.verdict() != ClockVerdict::Agrees;
         let test = test.or_else(|| self.any_test().filter(|_| idle && unsure));
         // Whoever has failed is tried again as soon as its pause is over.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bulbil_core::node::Outcome;
 use bulbil_core::phonebook::exchange::{
-    AnswerReader, Exchanged, Filter, FilterBuilder, REQUEST_MAX_LEN, Refused, Request, SampleKind, Salt, Want,
+    AnswerReader, Exchanged, Filter, FilterBuilder, REQUEST_MAX_LEN, Refused, Request, Salt, SampleKind, Want,
     filter_len,
 };
 use bulbil_core::phonebook::{DescriptorError, HopCount, LastHop, PathError, VerifiedDescriptor};
