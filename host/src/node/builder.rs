@@ -326,33 +326,25 @@ impl NodeBuilder {
             };
             tasks.spawn(gossip::serve(server, called));
         }
-        let inner = Arc::new_cyclic(|node| {
-            let gossip = Gossip {
-                node: node.clone(),
-                directory: directory.clone(),
-                commands: commands.clone(),
-                own: own_shown,
-                intervals,
-            };
-            tasks.spawn(gossip.run());
-            Inner {
-                node: node_id,
-                addresses,
-                commands,
-                directory,
-                workers,
-                building: Semaphore::new(BUILDING),
-                hops: self.hops,
-                strictness: self.strictness,
-                reuse_paths: !self.reuse.is_zero(),
-                started: tokio::time::Instant::now(),
-                clock: self.clock,
-                intervals,
-                traffic,
-                keeping: std::sync::Mutex::new(None),
-                tasks: std::sync::Mutex::new(tasks),
-            }
+        let inner = Arc::new(Inner {
+            node: node_id,
+            addresses,
+            commands: commands.clone(),
+            directory: directory.clone(),
+            workers,
+            building: Semaphore::new(BUILDING),
+            hops: self.hops,
+            strictness: self.strictness,
+            reuse_paths: !self.reuse.is_zero(),
+            started: tokio::time::Instant::now(),
+            clock: self.clock,
+            intervals,
+            traffic,
+            keeping: std::sync::Mutex::new(None),
+            tasks: std::sync::Mutex::new(tasks),
         });
+        let gossip = Gossip { node: Arc::downgrade(&inner), directory, commands, own: own_shown, intervals };
+        inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(gossip.run());
         Ok(Node { inner })
     }
 }

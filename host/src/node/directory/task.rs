@@ -301,7 +301,8 @@ impl Owner<'_> {
     fn next_test(&mut self, idle: bool, now: UnixTime) -> (Option<Test>, TestLoad) {
         let test =
             if idle || self.book.wants_tests(now) { self.book.next_test(now, &mut SYSTEM.clone()) } else { None };
-        let test = test.or_else(|| self.any_test().filter(|_| idle && self.in_doubt));
+        let unsure = self.clocks.verdict() != ClockVerdict::Agrees;
+        let test = test.or_else(|| self.any_test().filter(|_| idle && unsure));
         // Whoever has failed is tried again as soon as its pause is over.
         let waiting = self.book.wants_tests(now) || self.book.iter().any(|entry| entry.failures() > 0);
         (test, if waiting { TestLoad::Waiting } else { TestLoad::Idle })
