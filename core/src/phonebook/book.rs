@@ -4,7 +4,7 @@ use core::borrow::Borrow;
 use core::cmp::Ordering;
 use core::time::Duration;
 
-use super::dispute::same_content;
+use super::dispute::contradict;
 use super::entry::{Entry, FAILURE_PAUSE, Flag, Source};
 use super::shelves::{BookKey, Shelves, Slot, Vacancy};
 use super::{Evidence, Grouping, NetworkGroup, PathHop, VerifiedDescriptor};
@@ -71,8 +71,8 @@ pub struct Counts {
 pub struct Phonebook<'m, C = VerifiedDescriptor> {
     pub(super) shelves: Shelves<'m, C>,
     pub(super) key: BookKey,
-    own: Option<NodeId>,
-    grouping: Grouping,
+    pub(super) own: Option<NodeId>,
+    pub(super) grouping: Grouping,
     pub(super) clock_in_doubt: bool,
     pub(super) failure_pause: Duration,
 }
@@ -170,12 +170,12 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         }
         let mut leaving = None;
         if let Some((slot, known)) = slot.zip(known) {
+            if contradict(known.card().borrow(), verified) {
+                self.begin_dispute(slot, card, now);
+                return Err(Refusal::Disputed);
+            }
             let here = known.address() == address;
             match verified.descriptor().sequence.cmp(&known.descriptor().sequence) {
-                Ordering::Equal if !same_content(verified.descriptor(), known.descriptor()) => {
-                    self.begin_dispute(slot, card, now);
-                    return Err(Refusal::Disputed);
-                }
                 Ordering::Less | Ordering::Equal if source == Source::Met && here => {
                     self.meet(slot, now);
                     return Ok(Inserted::Met);
@@ -309,3 +309,6 @@ impl<C> core::fmt::Debug for Phonebook<'_, C> {
         f.debug_struct("Phonebook").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,8 +112,8 @@ impl<'m> PathCache<'m> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{NOW, card, exit, rng, storage};
-    use super::super::{LastHop, VerifiedDescriptor};
+    use super::super::testing::{Card, NOW, Room, exit, rng, shared, with};
+    use super::super::{LastHop, Source};
     use super::*;
     use crate::wire::PortRange;
 
@@ -129,15 +129,18 @@ mod tests {
 
     /// Asks `cache` for paths out of a phonebook of 30 relays and 10 exits.
     fn with_book(
-        test: impl FnOnce(&mut Phonebook<'_>, &mut dyn FnMut(&Phonebook<'_>, &mut PathCache<'_>, u8, u64) -> Path),
+        test: impl FnOnce(
+            &mut Phonebook<'_, Card>,
+            &mut dyn FnMut(&Phonebook<'_, Card>, &mut PathCache<'_>, u8, u64) -> Path,
+        ),
     ) {
-        let mut entries = storage(40);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(60, 40);
+        let mut book = room.book();
         for number in 0..30 {
-            book.insert(card(number), NOW).unwrap();
+            book.insert(with(number, |_| ()), Source::Met, NOW).unwrap();
         }
         for number in 30..40 {
-            book.insert(VerifiedDescriptor::unchecked(exit(number, PortRange::new(80, 90).unwrap())), NOW).unwrap();
+            book.insert(shared(exit(number, PortRange::new(80, 90).unwrap())), Source::Met, NOW).unwrap();
         }
         let mut guards = Guards::new();
         let mut rng = rng(11);

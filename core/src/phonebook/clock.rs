@@ -85,3 +85,79 @@ impl PeerClocks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000_000);
+
+    fn hear(clocks: &mut PeerClocks, number: u8, ahead: i64) {
+        let time = UnixTime(NOW.0.checked_add_signed(-ahead).unwrap());
+        clocks.hear(NodeId([number; 32]), NetworkGroup::V4([number, 0]), time, NOW);
+    }
+
+    fn verdict(ahead: &[i64]) -> ClockVerdict {
+        let mut clocks = PeerClocks::new();
+        ahead.iter().zip(1..).for_each(|(&ahead, number)| hear(&mut clocks, number, ahead));
+        clocks.verdict()
+    }
+
+    #[test]
+    fn three_are_needed_and_the_median_counts() {
+        assert_eq!(verdict(&[]), ClockVerdict::Unknown);
+        assert_eq!(verdict(&[9000, 9000]), ClockVerdict::Unknown);
+        assert_eq!(verdict(&[9000, 9000, 0]), ClockVerdict::Off { seconds: 9000, peers: 3 });
+        assert_eq!(verdict(&[9000, 1, 0]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[-601, -601, -602]), ClockVerdict::Off { seconds: -601, peers: 3 });
+        assert_eq!(verdict(&[-600, -600, -602]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[600; 5]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[601; 5]), ClockVerdict::Off { seconds: 601, peers: 5 });
+        // Half of them is not enough.
+        assert_eq!(verdict(&[9000, 9000, 0, 0]), ClockVerdict::Agrees);
+        assert_eq!(verdict(&[9000, 8000, 7000, 0]), ClockVerdict::Off { seconds: 7000, peers: 4 });
+    }
+
+    #[test]
+    fn a_node_and_a_group_have_one_word_each() {
+        let mut clocks = PeerClocks::new();
+        for number in 0..200 {
+            clocks.hear(NodeId([number; 32]), NetworkGroup::V4([1, 1]), UnixTime(5), NOW);
+            clocks.hear(NodeId([1; 32]), NetworkGroup::V6([1, 1, 1, number]), UnixTime(5), NOW);
+        }
+        assert_eq!(clocks.words.len(), 2);
+        assert_eq!(clocks.verdict(), ClockVerdict::Unknown);
+        clocks.clear();
+        for _ in 0..2 {
+            (1..=4).for_each(|number| hear(&mut clocks, number, 7000));
+            assert!(matches!(clocks.verdict(), ClockVerdict::Off { peers: 4, .. }));
+            (1..=4).for_each(|number| hear(&mut clocks, number, 0));
+            assert_eq!(clocks.verdict(), ClockVerdict::Agrees, "the last word counts");
+        }
+    }
+
+    #[test]
+    fn the_last_fifteen_groups_are_heard() {
+        let mut clocks = PeerClocks::new();
+        (0..100).for_each(|number| hear(&mut clocks, number, 5000));
+        assert_eq!(clocks.verdict(), ClockVerdict::Off { seconds: 5000, peers: 15 });
+        (100..107).for_each(|number| hear(&mut clocks, number, 0));
+        assert!(matches!(clocks.verdict(), ClockVerdict::Off { .. }));
+        hear(&mut clocks, 107, 0);
+        assert_eq!(clocks.verdict(), ClockVerdict::Agrees);
+    }
+
+    #[test]
+    fn times_of_any_size_are_heard() {
+        let mut clocks = PeerClocks::new();
+        for number in 0..4 {
+            clocks.hear(NodeId([number; 32]), NetworkGroup::V4([number, 0]), UnixTime(u64::MAX), UnixTime(0));
+        }
+        assert_eq!(clocks.verdict(), ClockVerdict::Off { seconds: i64::MIN, peers: 4 });
+        for number in 0..4 {
+            clocks.hear(NodeId([number; 32]), NetworkGroup::V4([number, 0]), UnixTime(0), UnixTime(u64::MAX));
+        }
+        assert_eq!(clocks.verdict(), ClockVerdict::Off { seconds: i64::MAX, peers: 4 });
+        assert!(size_of::<PeerClocks>() <= 728, "{}", size_of::<PeerClocks>());
+    }
+}

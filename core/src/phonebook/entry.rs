@@ -60,7 +60,7 @@ pub(super) enum Flag {
 
 /// A node in the phonebook. Besides the descriptor or the handle of one 32 bytes, enough to pass over an entry without
 /// touching the descriptor, which a handle may have far away.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Entry<C = VerifiedDescriptor> {
     card: C,
     /// The first bytes of the node id.
@@ -181,10 +181,8 @@ impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
     }
 
     /// Orders entries by how readily they give way, the readiest last: expired, in dispute, failing, never met, oldest.
-    pub(super) fn dispensability(&self, now: UnixTime) -> (bool, bool, u8, bool, Reverse<UnixTime>) {
-        let never_met = self.last_met == 0;
-        let from = Reverse(self.descriptor().valid_from);
-        (self.is_expired_at(now), self.is_disputed(), self.failures, never_met, from)
+    pub(super) fn dispensability(&self, expired: bool) -> (bool, bool, u8, bool, Reverse<UnixTime>) {
+        (expired, self.is_disputed(), self.failures, self.last_met == 0, Reverse(self.descriptor().valid_from))
     }
 }
 
@@ -346,6 +344,19 @@ impl<C> Entry<C> {
     }
 }
 
+impl<C: core::fmt::Debug> core::fmt::Debug for Entry<C> {
+    /// Without the network group, which is half an address.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Entry")
+            .field("card", &self.card)
+            .field("failures", &self.failures)
+            .field("tried", &self.is_tried())
+            .field("pinned", &self.is_pinned())
+            .field("disputed", &self.is_disputed())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a node went through here: all of an entry that is not in its descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct History {
@@ -357,4 +368,85 @@ pub(super) struct History {
     pub(super) tried: bool,
     pub(super) disputed: bool,
     pub(super) source: Source,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::super::testing::{NOW, descriptor, later, with};
+    use super::*;
+
+    fn entry(change: impl FnOnce(&mut Descriptor)) -> Entry<super::super::testing::Card> {
+        Entry::new(with(1, change), NetworkGroup::V4([77, 88]), Source::Announced)
+    }
+
+    #[test]
+    fn says_of_validity_what_the_descriptor_says() {
+        for (from, until) in [
+            (0, 1),
+            (NOW.0, NOW.0 + 1),
+            (NOW.0 - 5000, NOW.0 - 1000),
+            (NOW.0 + 5000, u64::from(u32::MAX) - 1),
+            (0, u64::from(u32::MAX)),
+            (u64::from(u32::MAX) - 1, u64::from(u32::MAX) + 1),
+            (u64::from(u32::MAX) + 100, u64::from(u32::MAX) + 200),
+            (0, u64::MAX),
+        ] {
+            let entry = entry(|d| (d.valid_from, d.valid_until) = (UnixTime(from), UnixTime(until)));
+            for base in [from, until, NOW.0, u64::from(u32::MAX), 0] {
+                for now in [
+                    base.saturating_sub(61),
+                    base.saturating_sub(60),
+                    base,
+                    base.saturating_add(60),
+                    base.saturating_add(61),
+                ] {
+                    let now = UnixTime(now);
+                    assert_eq!(entry.is_valid_at(now), entry.descriptor().is_valid_at(now), "{from} {until} {now:?}");
+                    assert_eq!(
+                        entry.is_expired_at(now),
+                        entry.descriptor().is_expired_at(now),
+                        "{from} {until} {now:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dispute_lasts_as_long_as_the_longer_descriptor() {
+        let mut entry = entry(|_| ());
+        entry.note_dispute(NOW);
+        assert!(!entry.is_expired_at(later(86_460)) && entry.is_expired_at(later(86_461)));
+        entry.note_dispute(later(90_000));
+        assert!(!entry.is_expired_at(later(90_060)) && entry.is_expired_at(later(90_061)));
+        entry.note_dispute(UnixTime(u64::MAX));
+        assert!(!entry.is_expired_at(UnixTime(u64::MAX)), "that is later than can be noted");
+    }
+
+    #[test]
+    fn meetings_at_any_time_are_noted() {
+        let mut entry = entry(|_| ());
+        assert_eq!(entry.last_met(), None);
+        for (now, noted) in [(0, 1), (1, 1), (NOW.0, NOW.0), (u64::MAX, u32::MAX.into())] {
+            entry.note_met(UnixTime(now));
+            assert_eq!(entry.last_met(), Some(UnixTime(noted)));
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_address() {
+        let text = format!("{:?}", entry(|_| ()));
+        assert!(!text.contains("V4") && text.contains("tried: false"), "{text}");
+    }
+
+    #[test]
+    fn the_front_of_an_id_is_not_the_id() {
+        let entry = entry(|_| ());
+        let mut other = descriptor(1).node_id();
+        assert!(entry.is(&other));
+        other.0[31] ^= 1;
+        assert!(!entry.is(&other));
+    }
 }

@@ -25,3 +25,24 @@ impl Epoch {
         hash.chain_update(node.0).finalize().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_a_day() {
+        assert_eq!(Epoch::at(UnixTime(0)), Epoch::at(UnixTime(86_399)));
+        assert_ne!(Epoch::at(UnixTime(86_399)), Epoch::at(UnixTime(86_400)));
+        assert_eq!(Epoch::at(UnixTime(1_700_000_000)), Epoch(19_675));
+    }
+
+    #[test]
+    fn the_rank_is_a_hash_over_epoch_and_node() {
+        // Python: hashlib.sha256(b"bulbil/1 epoch" + (19675).to_bytes(8, "big") + bytes([7]) * 32)
+        let rank = Epoch(19_675).rank(&NodeId([7; 32]));
+        assert_eq!(hex::encode(rank), "0a804e6a64df405dd0d82d81240a8487da4ced3637e430059d3e674e6a0971b6");
+        assert_ne!(Epoch(19_676).rank(&NodeId([7; 32])), rank);
+        assert_ne!(Epoch(19_675).rank(&NodeId([8; 32])), rank);
+    }
+}

@@ -97,8 +97,8 @@ impl Guards {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{NOW, card, descriptor, exit, rng, storage};
-    use super::super::{LastHop, PathRequest, VerifiedDescriptor};
+    use super::super::testing::{Card, NOW, Room, card, descriptor, exit, rng, shared, with};
+    use super::super::{LastHop, NEW_PLACES, PathRequest, Source, TRIED_PLACES};
     use super::*;
     use crate::wire::PortRange;
 
@@ -107,17 +107,17 @@ mod tests {
     }
 
     /// Relays 1 to `relays` and exit 99.
-    fn fill(book: &mut Phonebook<'_>, relays: u16) {
+    fn fill(book: &mut Phonebook<'_, Card>, relays: u16) {
         for number in 1..=relays {
-            book.insert(card(number), NOW).unwrap();
+            book.insert(with(number, |_| ()), Source::Met, NOW).unwrap();
         }
-        book.insert(VerifiedDescriptor::unchecked(exit(99, PortRange::ALL)), NOW).unwrap();
+        book.insert(shared(exit(99, PortRange::ALL)), Source::Met, NOW).unwrap();
     }
 
     #[test]
     fn stay_as_they_were_drawn() {
-        let mut entries = storage(32);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
         fill(&mut book, 20);
         let mut guards = Guards::new();
         let mut rng = rng(1);
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn one_that_left_the_phonebook_is_replaced() {
-        let mut entries = storage(32);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
         fill(&mut book, 20);
         let mut guards = Guards::new();
         let mut rng = rng(2);
@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn an_avoided_one_is_passed_over_and_replaced_only_in_need() {
-        let mut entries = storage(32);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
         fill(&mut book, 20);
         let mut guards = Guards::new();
         let mut rng = rng(3);
@@ -172,14 +172,14 @@ mod tests {
 
     #[test]
     fn one_that_is_not_valid_now_keeps_its_place() {
-        let mut entries = storage(32);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
         let mut early = descriptor(50);
         early.valid_from = crate::wire::UnixTime(NOW.0 + 1000);
-        let early = VerifiedDescriptor::unchecked(early);
+        let early = shared(early);
         let node = early.node();
         fill(&mut book, 5);
-        book.insert(early, NOW).unwrap();
+        book.insert(early, Source::Met, NOW).unwrap();
         let mut guards = Guards::restore([node]);
         let path = book.choose_path(&request(&[]), &mut guards, &mut rng(4)).unwrap();
         assert!(path.hops().iter().all(|hop| hop.node != node));
@@ -189,13 +189,13 @@ mod tests {
 
     #[test]
     fn prefer_different_groups() {
-        let mut entries = storage(32);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
         fill(&mut book, 3);
         for number in 10..30 {
             let mut crowd = descriptor(number);
             crowd.addresses[0].set_ip([77, 77, 0, number as u8].into());
-            book.insert(VerifiedDescriptor::unchecked(crowd), NOW).unwrap();
+            book.insert(shared(crowd), Source::Met, NOW).unwrap();
         }
         for seed in 0..50 {
             let mut guards = Guards::new();
@@ -209,8 +209,8 @@ mod tests {
     fn are_drawn_uniformly() {
         const RELAYS: u16 = 10;
         const RUNS: u32 = 4000;
-        let mut entries = storage(32);
-        let mut book = Phonebook::new(&mut entries, None);
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
         fill(&mut book, RELAYS);
         let mut rng = rng(5);
         let mut counts = [0u32; RELAYS as usize];
@@ -227,5 +227,29 @@ mod tests {
         let statistic: f64 = counts.iter().map(|&count| (f64::from(count) - expected).powi(2) / scale).sum();
         // 99.9 % quantile of chi-squared with 9 degrees of freedom.
         assert!(statistic < 27.88, "{statistic} {counts:?}");
+    }
+
+    #[test]
+    fn are_drawn_from_those_that_were_met_as_soon_as_there_are_eight() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        let teller = |number: u16| Source::Peer(NetworkGroup::V4([number as u8, 1]));
+        for number in 100..1000 {
+            book.insert(with(number, |_| ()), teller(number), NOW).unwrap();
+        }
+        fill(&mut book, 7);
+        let met: Vec<NodeId, 8> = (1..=8).map(|number| card(number).node()).collect();
+        let drawn = |book: &Phonebook<'_, Card>, seed| {
+            let mut guards = Guards::new();
+            book.choose_path(&request(&[]), &mut guards, &mut rng(seed)).unwrap();
+            guards.nodes().iter().filter(|guard| met.contains(guard)).count()
+        };
+        assert!((0..50).any(|seed| drawn(&book, seed) < GUARDS_MAX), "seven are too few");
+        fill(&mut book, 8);
+        assert!((0..50).all(|seed| drawn(&book, seed) == GUARDS_MAX));
+        // Those that there are stay, wherever they are from.
+        let mut guards = Guards::restore([card(500).node()]);
+        book.choose_path(&request(&[]), &mut guards, &mut rng(1)).unwrap();
+        assert_eq!(guards.nodes()[0], card(500).node());
     }
 }

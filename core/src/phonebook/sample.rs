@@ -123,3 +123,98 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         Sample::new(self, best.iter().map(|ranked| ranked.slot).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec::Vec as StdVec;
+
+    use super::super::testing::{
+        Card, NOW, Room, assert_uniform, descriptor, in_group, later, node, rng, shared, with,
+    };
+    use super::super::{NEW_PLACES, Source, TRIED_PLACES};
+    use super::*;
+    use crate::wire::NodeId;
+
+    const PEER: Source = Source::Peer(NetworkGroup::V4([9, 9]));
+
+    fn ids(sample: Sample<'_, '_, Card>) -> StdVec<NodeId> {
+        let len = sample.len();
+        let ids: StdVec<_> = sample.map(|card| card.node()).collect();
+        assert_eq!(ids.len(), len);
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "strictly ascending");
+        ids
+    }
+
+    #[test]
+    fn is_uniform_among_those_that_were_met() {
+        const RUNS: u32 = 3000;
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        for number in 0..40 {
+            book.insert(with(number, |_| ()), if number < 20 { Source::Met } else { PEER }, NOW).unwrap();
+        }
+        let mut rng = rng(4);
+        let mut counts = [0u32; 20];
+        for _ in 0..RUNS {
+            let sample = ids(book.sample(5, NOW, &mut rng, |_| false));
+            assert_eq!(sample.len(), 5);
+            for id in sample {
+                counts[(0..20).position(|number| node(number) == id).expect("nobody who was not met")] += 1;
+            }
+        }
+        // Five of twenty without replacement: a little more even than draws would be.
+        assert_uniform(&counts, 43.82);
+    }
+
+    #[test]
+    fn leaves_out_what_the_asker_has_and_what_is_not_valid() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        for number in 0..200 {
+            book.insert(with(number, |_| ()), Source::Met, NOW).unwrap();
+        }
+        book.insert(with(300, |d| d.valid_until = NOW), Source::Met, NOW).unwrap();
+        book.insert(with(301, |d| d.valid_from = later(500)), Source::Met, NOW).unwrap();
+        let known: BTreeSet<_> = (0..197).map(node).collect();
+        let mut rng = rng(5);
+        let rest = ids(book.sample(128, later(61), &mut rng, |card| known.contains(&card.node())));
+        assert_eq!(BTreeSet::from_iter(rest), BTreeSet::from([197, 198, 199].map(node)));
+        assert_eq!(book.sample(1000, NOW, &mut rng, |_| false).len(), SAMPLE_MAX);
+        assert_eq!(book.sample(0, NOW, &mut rng, |_| false).len(), 0);
+        assert_eq!(book.sample(7, NOW, &mut rng, |_| true).len(), 0);
+        assert_eq!(
+            ids(book.sample(50, NOW, &mut self::rng(6), |_| false)),
+            ids(book.sample(50, NOW, &mut self::rng(6), |_| false))
+        );
+    }
+
+    #[test]
+    fn of_an_epoch_is_the_same_for_all() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        let made = |number: u16| shared(in_group(descriptor(number), (number % 100) as u8));
+        for number in 0..400 {
+            book.insert(made(number), Source::Met, NOW).unwrap();
+        }
+        for number in 400..500 {
+            let _only_heard_of = book.insert(made(number), PEER, NOW);
+        }
+        let mut sizes = StdVec::new();
+        for now in [NOW, later(86_400)] {
+            let epoch = Epoch::at(now);
+            let mut all: StdVec<_> = (0..400).map(|number| (epoch.rank(&node(number)), number)).collect();
+            all.sort_unstable();
+            let mut groups = BTreeSet::new();
+            all.retain(|(_, number)| groups.insert(number % 100));
+            for want in [0, 1, 2, 10, 50, 99, 100, 128, 1000] {
+                let expected: BTreeSet<_> = all.iter().take(want.min(SAMPLE_MAX)).map(|(_, n)| node(*n)).collect();
+                let sample = ids(book.epoch_sample(want, now));
+                sizes.push(sample.len());
+                assert_eq!(BTreeSet::from_iter(sample), expected, "{want}");
+            }
+        }
+        assert_eq!(sizes[..9], [0, 1, 2, 10, 50, 99, 100, 100, 100]);
+        assert_ne!(ids(book.epoch_sample(10, NOW)), ids(book.epoch_sample(10, later(86_400))));
+    }
+}

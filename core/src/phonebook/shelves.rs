@@ -178,6 +178,11 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         (slot as usize) < self.shelves.tried.len()
     }
 
+    /// Whether the entry counts as expired: while the clock is in doubt, none does.
+    fn has_expired(&self, entry: &Entry<C>, now: UnixTime) -> bool {
+        !self.clock_in_doubt && entry.is_expired_at(now)
+    }
+
     /// Empties a place.
     pub(super) fn vacate(&mut self, slot: Slot) -> Option<Entry<C>> {
         self.place_mut(slot)?.take()
@@ -216,24 +221,26 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         let slots = self.new_bucket(newcomer).map(Slot);
         let entry = |slot: Slot| if Some(slot) == leaving { None } else { self.entry(slot) };
         let free = slots.clone().find(|&slot| entry(slot).is_none());
-        let others = slots.filter_map(|slot| Some((slot, entry(slot)?))).filter(|(_, entry)| !entry.is_pinned());
+        let mut others = slots.filter_map(|slot| Some((slot, entry(slot)?))).filter(|(_, entry)| !entry.is_pinned());
+        let pinned = newcomer.is_pinned();
         if self.is_constrained() {
             let epoch = Epoch::at(now);
-            let mut others = others;
             let readiness =
-                |entry: &Entry<C>| (entry.is_expired_at(now), entry.is_disputed(), epoch.rank(&entry.node()));
-            let in_group = others.clone().find(|(_, other)| other.group() == newcomer.group());
-            let rival = match (in_group, free) {
-                (Some(rival), _) => Some(rival),
-                (None, Some(free)) => return Some(free),
-                (None, None) => others.by_ref().max_by_key(|(_, entry)| readiness(entry)),
+                |entry: &Entry<C>| (self.has_expired(entry, now), entry.is_disputed(), epoch.rank(&entry.node()));
+            let beats = |rival: &Entry<C>| pinned || readiness(rival) > readiness(newcomer);
+            let in_group = others.clone().find(|(_, other)| !pinned && other.group() == newcomer.group());
+            return match (in_group, free) {
+                (None, Some(free)) => Some(free),
+                (in_group, _) => {
+                    let rival = in_group.or_else(|| others.max_by_key(|(_, entry)| readiness(entry)));
+                    rival.filter(|(_, rival)| beats(rival)).map(|(slot, _)| slot)
+                }
             };
-            return rival.filter(|(_, rival)| readiness(rival) > readiness(newcomer)).map(|(slot, _)| slot);
         }
-        let most_dispensable = || others.max_by_key(|(_, entry)| entry.dispensability(now));
+        let dispensability = |entry: &Entry<C>| entry.dispensability(self.has_expired(entry, now));
         free.or_else(|| {
-            let (slot, victim) = most_dispensable()?;
-            (victim.dispensability(now) > newcomer.dispensability(now)).then_some(slot)
+            let (slot, victim) = others.by_ref().max_by_key(|(_, entry)| dispensability(entry))?;
+            (pinned || dispensability(victim) > dispensability(newcomer)).then_some(slot)
         })
     }
 
@@ -246,12 +253,11 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         }
         let movable = bucket.clone().map(Slot).filter_map(|slot| Some((slot, entry(slot)?)));
         let mut movable = movable.filter(|(_, entry)| !entry.is_pinned());
-        let useless = |entry: &Entry<C>| entry.is_disputed() || !self.clock_in_doubt && entry.is_expired_at(now);
+        let useless = |entry: &Entry<C>| entry.is_disputed() || self.has_expired(entry, now);
         if let Some((slot, _)) = movable.clone().find(|(_, entry)| useless(entry)) {
             return Vacancy::Place(slot);
         }
-        let asked = movable.clone().any(|(_, entry)| entry.has(Flag::Swapping));
-        if asked && self.waiting_for(&bucket).is_some() || self.swaps().count() >= SWAPS_MAX {
+        if self.swaps().count() >= SWAPS_MAX || self.swaps().any(|(asked, _)| bucket.contains(&asked.0)) {
             return Vacancy::None;
         }
         movable
@@ -260,22 +266,14 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
             .map_or(Vacancy::None, |(slot, _)| Vacancy::IfSilent(slot))
     }
 
-    /// Who waits for a place in this bucket of `tried`.
-    fn waiting_for(&self, bucket: &Range<u16>) -> Option<Slot> {
-        let first = self.shelves.tried.len() as u16;
-        let waiting =
-            self.shelves.new.iter().zip(first..).filter_map(|(place, slot)| Some((Slot(slot), place.as_ref()?)));
-        let mut waiting = waiting.filter(|(_, entry)| entry.has(Flag::Swapping));
-        waiting.find(|(_, entry)| self.tried_bucket(entry) == *bucket).map(|(slot, _)| slot)
-    }
-
     /// Who has to answer and who waits for that, at most [`SWAPS_MAX`]. A flag alone means nothing: its counterpart has left.
     pub(super) fn swaps(&self) -> impl Iterator<Item = (Slot, Slot)> {
         let waiting = self.slots().skip_while(|(slot, _)| self.is_on_tried(*slot));
-        waiting.filter(|(_, entry)| entry.has(Flag::Swapping)).filter_map(|(newcomer, entry)| {
+        let waiting = waiting.filter(|(_, entry)| entry.has(Flag::Swapping) && entry.failures() == 0);
+        waiting.filter_map(|(newcomer, entry)| {
+            let asked = |entry: &Entry<C>| entry.has(Flag::Swapping) && !entry.is_pinned();
             let mut bucket = self.tried_bucket(entry).map(Slot);
-            let asked = bucket.find(|&slot| self.entry(slot).is_some_and(|entry| entry.has(Flag::Swapping)))?;
-            Some((asked, newcomer))
+            Some((bucket.find(|&slot| self.entry(slot).is_some_and(asked))?, newcomer))
         })
     }
 
@@ -311,5 +309,63 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
             self.put(place, silent);
         }
         Some(place.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    use super::super::testing::{node, rng};
+    use super::*;
+
+    #[test]
+    fn buckets_cover_a_shelf_and_do_not_overlap() {
+        for places in [0, 1, 31, 32, 63, 64, 65, 127, 128, 2048, 4096] {
+            let buckets: BTreeSet<_> = (0..1000)
+                .map(|number| {
+                    let range = bucket_range(places, number);
+                    (range.start, range.end)
+                })
+                .collect();
+            let buckets: Vec<_> = buckets.into_iter().collect();
+            assert_eq!(buckets.len(), (places / BUCKET).max(1));
+            assert_eq!((buckets[0].0, buckets[buckets.len() - 1].1), (0, places));
+            assert!(buckets.windows(2).all(|pair| pair[0].1 == pair[1].0 && pair[0].1 - pair[0].0 == BUCKET));
+        }
+    }
+
+    #[test]
+    fn a_group_reaches_four_buckets_and_a_source_eight() {
+        let key = BookKey::generate(&mut rng(1));
+        let group = NetworkGroup::V4([1, 2]);
+        let of_group: BTreeSet<_> = (0..500).map(|number| key.tried_bucket(group, &node(number))).collect();
+        assert_eq!(of_group.len() as u64, BUCKETS_PER_GROUP);
+        for source in [Source::Peer(group), Source::Announced, Source::Stored] {
+            let groups = (0..=255).map(|number| NetworkGroup::V4([number, 0]));
+            let of_source: BTreeSet<_> = groups.map(|group| key.new_bucket(group, source)).collect();
+            assert_eq!(of_source.len() as u64, BUCKETS_PER_SOURCE);
+        }
+        let itself: BTreeSet<_> =
+            (0..=255).map(|number| key.new_bucket(NetworkGroup::V4([number, 0]), Source::Met)).collect();
+        assert_eq!(itself.len(), 256, "each group is a source of its own");
+    }
+
+    #[test]
+    fn buckets_are_as_specified() {
+        // Python: h = lambda x: int.from_bytes(hashlib.sha256(b"bulbil/1 bucket" + bytes([7]) * 32 + x).digest()[:8], "big")
+        let key = BookKey::new([7; 32]);
+        let (group, node) = (NetworkGroup::V4([1, 2]), NodeId([3; 32]));
+        assert_eq!(key.tried_bucket(group, &node), 15_017_749_660_240_475_958);
+        assert_eq!(key.new_bucket(group, Source::Peer(NetworkGroup::V6([1, 2, 3, 4]))), 6_639_419_637_246_497_942);
+        assert_eq!(key.new_bucket(group, Source::Announced), 10_567_240_202_792_675_151);
+    }
+
+    #[test]
+    fn places_that_cannot_be_counted_are_not_used() {
+        let mut room = super::super::testing::Room::new(40_000, 40_000);
+        let book = Phonebook::new(room.shelves(), None, BookKey::new([0; 32]), super::super::Grouping::Network);
+        assert_eq!(book.capacity(), 65_534);
     }
 }

@@ -5,7 +5,7 @@
 //! | format | 1 | 1 |
 //! | key | 32 | of the buckets |
 //! | anchors | 1 + n x 32 | count 0 to 4, node ids, the latest first |
-//! | entries | 2 + n x (18 + descriptor) | count, then each |
+//! | entries | 2 + n x (19 + descriptor) | count, then each |
 //! | evidence | 1 + n x (8 + 2 descriptors) | count, then noted `u64` and both |
 //! | digest | 32 | SHA-256 over all before |
 //!
@@ -17,6 +17,7 @@ use core::borrow::Borrow;
 use heapless::Vec;
 use sha2::{Digest, Sha256};
 
+use super::dispute::contradict;
 use super::entry::{Entry, History, Source};
 use super::shelves::{BookKey, Shelves, Slot, Vacancy};
 use super::{Evidence, Grouping, NetworkGroup, Phonebook, VerifiedDescriptor};
@@ -256,7 +257,7 @@ impl<S: FnMut(&[u8])> Output<'_, S> {
 
     fn put_descriptor(&mut self, card: &VerifiedDescriptor) {
         let mut bytes = [0; DESCRIPTOR_MAX_LEN];
-        let len = card.descriptor().emit(&mut bytes).unwrap_or(0);
+        let len = card.descriptor().emit(&mut bytes).expect("it was written before, to be verified");
         self.put(&(len as u16).to_be_bytes());
         self.put(bytes.get(..len).unwrap_or_default());
     }
@@ -321,7 +322,9 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         }
         for (noted, pair) in stored.evidence() {
             let [first, second] = pair.map(|bytes| Descriptor::parse(bytes).ok().and_then(&mut verify));
-            if let Some((first, second)) = first.zip(second) {
+            if let Some((first, second)) = first.zip(second)
+                && contradict(first.borrow(), second.borrow())
+            {
                 book.keep_evidence(Evidence { pair: [first, second], noted });
             }
         }
@@ -335,5 +338,205 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
             Vacancy::Place(slot) if self.entry(slot).is_none() => Some(slot),
             Vacancy::Place(_) | Vacancy::IfSilent(_) | Vacancy::None => self.place_in_new(entry, None, now),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec as StdVec;
+
+    use super::super::testing::{Card, NOW, Room, later, node, shared, with};
+    use super::super::{Inserted, NEW_PLACES, Refusal, TRIED_PLACES};
+    use super::*;
+
+    const PEER: Source = Source::Peer(NetworkGroup::V6([9, 9, 0, 1]));
+
+    fn stored(book: &Phonebook<'_, Card>, anchors: &Anchors) -> StdVec<u8> {
+        let mut bytes = StdVec::new();
+        book.emit(anchors, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
+        bytes
+    }
+
+    fn take(descriptor: Descriptor) -> Option<Card> {
+        Some(shared(descriptor))
+    }
+
+    /// A bit of everything.
+    fn fill(book: &mut Phonebook<'_, Card>) {
+        for number in 0..40 {
+            book.insert(with(number, |_| ()), Source::Met, later(number.into())).unwrap();
+        }
+        for (number, source) in (40..).zip([PEER, Source::Announced, Source::Stored]) {
+            book.insert(with(number, |_| ()), source, NOW).unwrap();
+        }
+        book.set_pinned(&node(3), true);
+        book.set_pinned(&node(41), true);
+        book.record_failure(&node(4), later(100));
+        book.record_failure(&node(40), later(101));
+        assert!(book.insert(with(5, |d| d.valid_until = later(90_000)), PEER, later(7)).is_err());
+        book.insert(with(6, |d| (d.sequence, d.valid_until) = (2, later(5))), PEER, NOW).unwrap();
+    }
+
+    fn anchors(numbers: impl IntoIterator<Item = u16>) -> Anchors {
+        let mut anchors = Anchors::new();
+        numbers.into_iter().for_each(|number| anchors.note(node(number)));
+        anchors
+    }
+
+    #[test]
+    fn comes_back_as_it_was() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        fill(&mut book);
+        let bytes = stored(&book, &anchors([1, 2]));
+        let read = StoredBook::parse(&bytes).unwrap();
+        assert_eq!(read.anchors().nodes(), [node(2), node(1)]);
+        assert_eq!(read.entries().count(), 43);
+        assert_eq!(read.entries().filter(StoredEntry::is_tried).count(), 40);
+        assert_eq!(read.entries().filter(StoredEntry::is_pinned).count(), 2);
+
+        let mut other = Room::new(TRIED_PLACES, NEW_PLACES);
+        // Long after: what has expired comes back, too.
+        let now = later(200_000);
+        let mut again = Phonebook::restore(other.shelves(), None, Grouping::Network, &read, now, take);
+        assert_eq!(stored(&again, read.anchors()), bytes, "each in its bucket, with all that was known of it");
+        assert_eq!(again.counts(), book.counts());
+        for entry in book.iter() {
+            let back = again.get(&entry.node()).unwrap();
+            assert_eq!(back.history(), entry.history());
+            assert_eq!(back.group(), entry.group());
+            assert_eq!(back.is_expired_at(later(86_461)), entry.is_expired_at(later(86_461)));
+        }
+        let evidence = again.evidence().next().unwrap();
+        assert_eq!((evidence.node(), evidence.noted()), (node(5), later(7)));
+        assert_eq!(again.insert(with(5, |d| d.sequence = 9), PEER, NOW), Err(Refusal::Disputed));
+        again.remove_expired(later(86_461));
+        assert_eq!(again.len(), 3, "the pinned, and the one in dispute whose other descriptor is still valid");
+        again.remove_expired(later(90_061));
+        assert_eq!(again.len(), 2);
+    }
+
+    #[test]
+    fn what_does_not_verify_is_left_out() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        fill(&mut book);
+        let bytes = stored(&book, &Anchors::new());
+        let read = StoredBook::parse(&bytes).unwrap();
+        let mut other = Room::new(TRIED_PLACES, NEW_PLACES);
+        let forged = [node(1), node(5)];
+        let verify = |descriptor: Descriptor| (!forged.contains(&descriptor.node_id())).then(|| shared(descriptor));
+        let own = Some(node(7));
+        let mut again = Phonebook::restore(other.shelves(), own, Grouping::Network, &read, NOW, verify);
+        assert_eq!((again.len(), again.evidence().count()), (40, 0));
+        assert_eq!(again.insert(with(7, |d| d.sequence = 5), PEER, NOW), Err(Refusal::Own));
+        assert_eq!(again.insert(with(1, |_| ()), PEER, NOW), Ok(Inserted::Added));
+    }
+
+    #[test]
+    fn shorter_shelves_take_what_fits() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        fill(&mut book);
+        let bytes = stored(&book, &Anchors::new());
+        let read = StoredBook::parse(&bytes).unwrap();
+        for (tried, new) in [(8, 8), (0, 10), (8, 0), (0, 0), (64, 64)] {
+            let mut other = Room::new(tried, new);
+            let again = Phonebook::restore(other.shelves(), None, Grouping::Network, &read, NOW, take);
+            assert!(again.len() <= tried + new);
+            assert!(again.iter().filter(|entry| entry.is_tried()).count() <= if tried == 0 { new } else { tried });
+            assert!(tried + new < 128 || again.len() == 43);
+        }
+    }
+
+    #[test]
+    fn pinned_ones_of_one_group_come_back_to_a_constrained_node() {
+        let made = |number| shared(super::super::testing::in_group(super::super::testing::descriptor(number), 1));
+        let mut room = Room::new(0, 4);
+        let mut book = room.book();
+        for number in 0..4 {
+            book.insert(made(number), Source::Met, NOW).unwrap();
+            book.set_pinned(&node(number), true);
+        }
+        let bytes = stored(&book, &Anchors::new());
+        let mut other = Room::new(0, 4);
+        let read = StoredBook::parse(&bytes).unwrap();
+        let again = Phonebook::restore(other.shelves(), None, Grouping::Network, &read, NOW, take);
+        assert_eq!(stored(&again, &Anchors::new()), bytes);
+    }
+
+    #[test]
+    fn an_empty_one_comes_back_with_its_key() {
+        let mut room = Room::new(64, 64);
+        let bytes = stored(&room.book(), &anchors(0..9));
+        assert_eq!(bytes.len(), 1 + 32 + 1 + 4 * 32 + 2 + 1 + 32);
+        let read = StoredBook::parse(&bytes).unwrap();
+        assert_eq!(read.key().as_bytes(), &[7; 32]);
+        assert_eq!(read.anchors().nodes(), [8, 7, 6, 5].map(node));
+    }
+
+    /// `bytes` with a digest that fits.
+    fn resealed(mut bytes: StdVec<u8>) -> StdVec<u8> {
+        bytes.extend_from_slice(&Sha256::digest(&bytes));
+        bytes
+    }
+
+    #[test]
+    fn every_truncation_extension_and_change_is_refused() {
+        let mut room = Room::new(64, 64);
+        let mut book = room.book();
+        for number in 0..2 {
+            book.insert(with(number, |_| ()), Source::Met, NOW).unwrap();
+        }
+        assert!(book.insert(with(1, |d| d.link_key = [0; 32]), PEER, NOW).is_err());
+        let bytes = stored(&book, &anchors([1]));
+        let content = &bytes[..bytes.len() - DIGEST_LEN];
+        assert!(StoredBook::parse(&resealed(content.to_vec())).is_ok());
+        for len in 0..bytes.len() {
+            assert!(StoredBook::parse(&bytes[..len]).is_err(), "{len}");
+        }
+        for len in 0..content.len() {
+            // Even if whoever wrote it believes it to be whole.
+            let error = StoredBook::parse(&resealed(content[..len].to_vec())).err();
+            assert_eq!(error, Some(StorageError::Malformed(WireError::Truncated)), "{len}");
+        }
+        for byte in [0, 1, 0xff] {
+            let mut longer = bytes.clone();
+            longer.push(byte);
+            assert_eq!(StoredBook::parse(&longer).err(), Some(StorageError::Damaged));
+            let mut longer = content.to_vec();
+            longer.push(byte);
+            let error = StoredBook::parse(&resealed(longer)).err();
+            assert_eq!(error, Some(StorageError::Malformed(WireError::Trailing)));
+        }
+        for position in (0..bytes.len()).step_by(11) {
+            let mut changed = bytes.clone();
+            changed[position] ^= 0x10;
+            assert_eq!(StoredBook::parse(&changed).err(), Some(StorageError::Damaged), "{position}");
+        }
+        let entry = 1 + 32 + 1 + 32 + 2;
+        for (position, value, error) in [
+            (0, 2, WireError::UnknownCode),
+            (entry, 8, WireError::NotZero),
+            (entry + 2, 9, WireError::UnknownCode),
+            (33, 5, WireError::Invalid),
+        ] {
+            let mut changed = content.to_vec();
+            changed[position] = value;
+            let found = StoredBook::parse(&resealed(changed)).err();
+            assert!(
+                found == Some(StorageError::Malformed(error)) || position == 33 && found.is_some(),
+                "{position} {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_latest_four_are_anchors() {
+        let mut anchors = anchors([1, 2, 3, 2, 4, 5]);
+        assert_eq!(anchors.nodes(), [5, 4, 2, 3].map(node));
+        anchors.forget(&node(4));
+        anchors.forget(&node(9));
+        assert_eq!(anchors.nodes(), [5, 2, 3].map(node));
     }
 }
