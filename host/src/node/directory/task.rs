@@ -8,7 +8,7 @@ use std::time::Duration;
 use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::exchange::TestLoad;
 use bulbil_core::phonebook::{
-    Anchors, BookKey, CLOCK_TOLERANCE, CachedPath, ClockVerdict, DescriptorError, Guards, Inserted, PathCache,
+    Anchors, BookKey, CLOCK_TOLERANCE, CachedPath, ClockVerdict, DescriptorError, Entry, Guards, Inserted, PathCache,
     PathError, PathRequest, PeerClocks, Refusal, Source, Test, VerifiedDescriptor,
 };
 use bulbil_core::wire::{NodeId, UnixTime};
@@ -151,7 +151,7 @@ impl Owner<'_> {
             }
             Request::Sample { part, want, skip, reply } => drop(reply.send(self.sample(part, want, skip, now))),
             Request::Knows(node, reply) => drop(reply.send(self.book.get(&node).is_some())),
-            Request::Anybody(reply) => drop(reply.send(self.book.iter().any(|entry| entry.is_tried()))),
+            Request::Anybody(reply) => drop(reply.send(self.book.iter().any(Entry::is_tried))),
             Request::Known(reply) => drop(reply.send(self.known())),
             Request::Clock(reply) => drop(reply.send((self.clocks.verdict(), self.in_doubt))),
             Request::Keep(reply) => drop(reply.send(self.keep())),
@@ -229,7 +229,7 @@ impl Owner<'_> {
         // Elsewhere than where it says that it is, it has not been met there.
         let met = card.address() == address;
         let source = if met { Source::Met } else { Source::Peer(self.book.group_of(address)) };
-        let was_tried = self.book.get(&node).is_some_and(|entry| entry.is_tried());
+        let was_tried = self.book.get(&node).is_some_and(Entry::is_tried);
         match self.book.insert(card, source, now) {
             Ok(Inserted::Met) if was_tried => self.changed = true,
             Ok(_) => self.note_change(),
