@@ -35,8 +35,10 @@ pub struct ServiceCall {
 
 impl ServiceCall {
     /// Ends the conversation without an answer; the client is told why.
-    pub fn refuse(self, reason: EndReason) {
+    pub async fn refuse(mut self, reason: EndReason) {
         (self.end)(reason);
+        // Letting go of the stream is the answer's end, and the engine must not hear of that before it hears of this.
+        let _reset = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
     }
 }
 

@@ -52,11 +52,11 @@ impl Server {
         let served = match timeout(TIME, self.answer(&mut call)).await {
             Ok(Ok(())) => true,
             Ok(Err(reason)) => {
-                call.refuse(reason);
+                call.refuse(reason).await;
                 false
             }
             Err(_) => {
-                call.refuse(EndReason::TimedOut);
+                call.refuse(EndReason::TimedOut).await;
                 false
             }
         };
