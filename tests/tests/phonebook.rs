@@ -359,7 +359,6 @@ async fn keys_rotate_under_traffic_and_no_request_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known to fail: the client hears an empty answer that ended well instead of END 11"]
 async fn what_is_no_request_for_descriptors_is_refused() {
     let nodes = four(|builder| builder).await;
     let client = node(&[&nodes[0]]).start().await.unwrap();
