@@ -125,6 +125,8 @@ pub enum Problem {
     Full,
     /// The disk is mounted without permission to write.
     ReadOnly,
+    /// It is missing, while what is of no use without it is there.
+    Missing,
     /// Anything else that the system reports.
     Io(io::Error),
 }
@@ -177,6 +179,10 @@ impl fmt::Display for StateError {
             Problem::ReadOnly => {
                 write!(f, "cannot write {path}: the file system is read-only; name another state directory")
             }
+            Problem::Missing => write!(
+                f,
+                "{path} is missing, and what else is in the directory is of no use without it; restore it from the backup, or name another state directory to start anew"
+            ),
             Problem::Io(error) => write!(f, "{path}: {error}"),
         }
     }

@@ -80,6 +80,22 @@ impl Computer {
     }
 }
 
+/// The digits that a text of 3 N bytes becomes in base64 (RFC 4648), with these two as the last of the alphabet.
+fn base64(bytes: &[u8], last: [u8; 2]) -> Vec<u8> {
+    let alphabet: Vec<u8> = (b'A'..=b'Z').chain(b'a'..=b'z').chain(b'0'..=b'9').chain(last).collect();
+    let digits = bytes.chunks_exact(3).flat_map(|three| {
+        let bits = three.iter().fold(0, |bits, &byte| bits << 8 | usize::from(byte));
+        [18, 12, 6, 0].map(|shift| bits >> shift & 63)
+    });
+    digits.map(|digit| alphabet[digit]).collect()
+}
+
+#[test]
+fn base64_is_that_of_rfc_4648() {
+    assert_eq!(base64(b"foobar", *b"-_"), b"Zm9vYmFy");
+    assert_eq!(base64(&[0xfb, 0xff, 0xbf], *b"-_"), b"-_-_");
+}
+
 fn ended(mut process: Process) -> Ended {
     let code = process.end().code().unwrap();
     Ended { code, stdout: process.stdout(), stderr: process.stderr() }
@@ -156,7 +172,9 @@ async fn the_seed_s_scenario_through_four_nodes_whose_exit_sees_ciphertext_only(
 
     // A client started for the purpose does as well.
     let door = contacts.iter().flat_map(|contact| ["--bootstrap".to_owned(), contact.clone()]).collect();
-    Computer { door, ..second }.run("disconnect", &[], &[]).done("disconnected");
+    Computer { door, account: second.account.clone(), state: second.state.clone() }
+        .run("disconnect", &[], &[])
+        .done("disconnected");
 
     // The server restarts as the same one.
     assert_eq!(server.process.terminate().code(), Some(0), "{}", server.process.stderr());
@@ -172,7 +190,11 @@ async fn the_seed_s_scenario_through_four_nodes_whose_exit_sees_ciphertext_only(
     let session = Sessions::of(&first.state).unwrap();
     let file = session.path(&key, &name);
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
-    let session = session.load(&key, &name).unwrap().unwrap();
+    let mut keys = vec![key.modulus().to_vec(), key.to_der()[..40].to_vec()];
+    for computer in [&first, &second, &impostor] {
+        let session = Sessions::of(&computer.state).unwrap().load(&key, &name).unwrap();
+        keys.push(session.expect("kept, even by who was refused").public().modulus().to_vec());
+    }
     let password_key = argon::password_key(PASSWORD.as_bytes(), &key, &name, KdfParameters::FLOOR);
     let mut secrets: Vec<Vec<u8>> = [
         USER,
@@ -192,12 +214,15 @@ async fn the_seed_s_scenario_through_four_nodes_whose_exit_sees_ciphertext_only(
     ]
     .map(|text| text.as_bytes().to_vec())
     .into();
-    let public = session.public();
-    for bytes in [key.modulus().as_slice(), public.modulus(), password_key.as_bytes(), &key.to_der()[..40]] {
-        // As they are, and at the places where base64 or hexadecimal digits would begin.
+    keys.push(password_key.as_bytes().to_vec());
+    for bytes in keys {
+        // As they are, in hexadecimal, and in base64 wherever the text that they are a part of began.
         secrets.push(bytes[..16].to_vec());
         secrets.push(bytes[bytes.len() - 16..].to_vec());
         secrets.push(bytes[..16].iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect());
+        for start in 0..3 {
+            secrets.extend([*b"-_", *b"+/"].map(|last| base64(&bytes[start..start + 15], last)));
+        }
     }
     let recorded = recorder.recorded();
     assert!(recorded.len() >= 25, "every command has connected: {}", recorded.len());

@@ -509,15 +509,26 @@ impl Connection {
         self.send(message, Awaiting::Nothing, frame).unwrap();
     }
 
+    /// Bytes that need not be a message.
+    pub(super) fn send_bytes(&mut self, bytes: &[u8], frame: &mut Frame) {
+        self.channel.seal_with(|writer| writer.put(bytes), self.opening.take().as_ref(), frame).unwrap();
+    }
+
     pub(super) fn open_raw(&mut self, frame: &mut [u8]) -> super::testing::Said {
+        self.open_named(frame).1
+    }
+
+    /// A reply and whom it concerns.
+    pub(super) fn open_named(&mut self, frame: &mut [u8]) -> (Username, super::testing::Said) {
         use super::testing::Said;
         let message = Message::parse(self.channel.open(frame).unwrap()).unwrap();
-        match (message.request, message.content) {
+        let said = match (message.request, message.content) {
             (Request::Challenge, _) => Said::Challenged,
             (Request::Act, Content::Raw(note)) => Said::Note(note.to_vec()),
             (Request::Log, Content::Text(text)) => Said::Log(Status::parse(text).unwrap()),
             (request, _) => panic!("{request:?} is no reply"),
-        }
+        };
+        (message.username, said)
     }
 }
 

@@ -277,12 +277,22 @@ impl Channel {
         opening: Option<&Opening>,
         frame: &mut Frame,
     ) -> Result<(), WireError> {
+        self.seal_with(|writer| message.emit(writer), opening, frame)
+    }
+
+    /// Puts a frame with what `emit` writes into `frame`.
+    pub(super) fn seal_with(
+        &mut self,
+        emit: impl FnOnce(&mut Writer<'_>) -> Result<(), WireError>,
+        opening: Option<&Opening>,
+        frame: &mut Frame,
+    ) -> Result<(), WireError> {
         let opening = opening.map_or(&[][..], Opening::as_bytes);
         let len = opening.len() + SEALED_LEN;
         let mut padded = Zeroizing::new([0; PADDED_LEN]);
         let (length, rest) = padded.split_at_mut(LENGTH_LEN);
         let mut writer = Writer::new(rest);
-        message.emit(&mut writer)?;
+        emit(&mut writer)?;
         length.copy_from_slice(&(writer.len() as u16).to_be_bytes());
         writer.zero_rest();
         let tag = self.sealer.seal(self.sealed, padded.as_mut_slice());

@@ -26,11 +26,15 @@ use super::name::Username;
 use super::password::{KdfParameters, PASSWORD_KEY_LEN, PasswordKey};
 use super::record::{NOTE_MAX_LEN, Presence, Replaced, StorageFailed, UserRecord, Users};
 use super::status::{SessionNumber, Status};
-use super::throttle::{Allowance, Throttle};
+use super::throttle::{Allowance, Debtor, Throttle};
 use crate::time::Instant;
 
 /// How long a challenge may be answered.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
+
+/// A connection is over with this many replies 403 or 429, so that guessing costs a private-key operation again and again,
+/// on both sides, and competes for connections.
+pub const REFUSALS_MAX: u8 = 16;
 
 /// Each conflict means that another connection has changed the same user, so this many changes in a row came first.
 const CONFLICTS_MAX: u32 = 64;
@@ -43,8 +47,9 @@ pub(super) const READ: &[u8] = b"read";
 /// What the content of an act that stores a note begins with.
 pub(super) const WRITE: &[u8] = b"write:";
 
-/// What all connections of a server share. `T` is the table of allowances (a slice's owner); 65,536 of them make the
-/// table's 256 KiB outlast what one core can check.
+/// What all connections of a server share. `T` is the table of allowances (a slice's owner), 8 bytes each. Each half should have 3
+/// for every one in debt, and in debt are at most as many as the wrong answers that the machine checks in 30 seconds: at 5,000 a
+/// second, which one core can, 2^20 allowances (8 MiB) are plenty, and in a full table users share.
 pub struct Server<T> {
     secret: ServerSecret,
     public: PublicKey,
@@ -57,7 +62,7 @@ impl<T: AsRef<[Allowance]>> Server<T> {
     /// A server with this key. `parameters` are stored beside the key and never change while it is in use.
     pub fn new(secret: ServerSecret, parameters: KdfParameters, allowances: T, rng: &mut dyn CryptoRng) -> Self {
         let public = secret.public();
-        Self { secret, public, parameters, mask: MaskKey::generate(rng), throttle: Throttle(allowances) }
+        Self { secret, public, parameters, mask: MaskKey::generate(rng), throttle: Throttle::new(allowances) }
     }
 
     /// The server's public key.
@@ -82,7 +87,7 @@ pub struct Connection {
 #[expect(clippy::large_enum_variant, reason = "without an allocator the ciphers have to lie in place")]
 enum State {
     Greeted(Greeter),
-    Open { channel: Channel, attempt: Attempt },
+    Open { channel: Channel, attempt: Attempt, refusals: u8 },
     Closed,
 }
 
@@ -140,6 +145,13 @@ impl Connection {
         matches!(&self.state, State::Open { channel, .. } if channel.is_authentic())
     }
 
+    /// Whether nothing is taken any more, because a frame has failed or [`REFUSALS_MAX`] requests were refused: close the connection once the
+    /// last reply is sent.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
     /// How many bytes follow a length field of these bytes.
     ///
     /// # Errors
@@ -168,22 +180,22 @@ impl Connection {
         rng: &mut dyn CryptoRng,
     ) -> Result<Incoming<'a>, ChannelFailed> {
         // Whatever fails below leaves the connection closed.
-        let (channel, attempt, message) = match core::mem::replace(&mut self.state, State::Closed) {
+        let (channel, attempt, refusals, message) = match core::mem::replace(&mut self.state, State::Closed) {
             State::Greeted(greeter) => {
                 let (channel, message) = greeter.accept(&server.secret, frame, rng)?;
-                (channel, Attempt::Idle, message)
+                (channel, Attempt::Idle, 0, message)
             }
-            State::Open { mut channel, attempt } => {
+            State::Open { mut channel, attempt, refusals } => {
                 let message = channel.open(frame)?;
-                (channel, attempt, message)
+                (channel, attempt, refusals, message)
             }
             State::Closed => return Err(ChannelFailed),
         };
-        self.state = State::Open { channel, attempt };
+        self.state = State::Open { channel, attempt, refusals };
         Ok(Incoming(Message::parse(message)))
     }
 
-    /// Does what the client asks for and puts the reply into `reply`.
+    /// Does what the client asks for and puts the reply into `reply`. That may be the last: see [`Self::is_closed`].
     ///
     /// # Errors
     /// [`ChannelFailed`] if nothing has been received on this connection.
@@ -196,7 +208,7 @@ impl Connection {
         rng: &mut dyn CryptoRng,
         reply: &mut Frame,
     ) -> Result<Answered, ChannelFailed> {
-        let State::Open { channel, attempt } = &mut self.state else { return Err(ChannelFailed) };
+        let State::Open { channel, attempt, refusals } = &mut self.state else { return Err(ChannelFailed) };
         let (username, answer) = match incoming.0 {
             Ok(message) => {
                 let username = message.username.clone();
@@ -226,6 +238,12 @@ impl Connection {
         };
         let message = Message::unsigned(username, request, content);
         channel.seal(&message, None, reply).map_err(|_| ChannelFailed)?;
+        if matches!(answered, Answered::Log(Status::Refused | Status::RetryAfter(_))) {
+            *refusals += 1;
+            if *refusals == REFUSALS_MAX {
+                self.state = State::Closed;
+            }
+        }
         Ok(answered)
     }
 }
@@ -314,7 +332,7 @@ fn sign_in<T: AsRef<[Allowance]>>(
         Some(record) => (record.sessions(), record.knows(&session.fingerprint())),
         None => (SessionNumber(0), false),
     };
-    let wait = allowance(server, username, session, known).wait(now);
+    let wait = debtor(server, username, session, known).wait(now);
     if !wait.is_zero() {
         return Status::retry_after(wait).into();
     }
@@ -343,16 +361,16 @@ fn check_answer<T: AsRef<[Allowance]>>(
     }
     let Ok(record) = users.load(&username) else { return Status::Unavailable };
     let known = record.as_ref().is_some_and(|record| record.knows(&session.fingerprint()));
-    let allowance = allowance(server, &username, &session, known);
-    if let Err(wait) = allowance.take(now) {
-        return Status::retry_after(wait);
-    }
+    let taken = match debtor(server, &username, &session, known).take(now) {
+        Ok(taken) => taken,
+        Err(wait) => return Status::retry_after(wait),
+    };
     // An unknown user's answer is checked as well, against a key that nobody has.
     let nobodys = PasswordKey::new(server.mask.derive(&[b"nobody", username.as_bytes()]));
     let key = record.as_ref().map_or(&nobodys, UserRecord::key);
     let right = challenge.answer(key, binding, &session).matches(answer);
     let (true, Some(record)) = (right, record) else { return Status::Refused };
-    allowance.give_back();
+    taken.give_back();
     let begin = |record: &UserRecord| {
         // The key is checked again in case the record has changed since.
         let right = challenge.answer(record.key(), binding, &session).matches(answer);
@@ -365,12 +383,12 @@ fn check_answer<T: AsRef<[Allowance]>>(
     }
 }
 
-fn allowance<'a, T: AsRef<[Allowance]>>(
+fn debtor<'a, T: AsRef<[Allowance]>>(
     server: &'a Server<T>,
     username: &Username,
     session: &PublicKey,
     known: bool,
-) -> &'a Allowance {
+) -> Debtor<'a> {
     let device = known.then(|| session.fingerprint());
     server.throttle.of(username, device.as_ref(), &server.mask)
 }

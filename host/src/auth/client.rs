@@ -25,6 +25,8 @@ pub enum TalkError {
     Closed,
     /// No answer in time.
     Deadline,
+    /// The server was connected to, twice, and did not greet in time.
+    NoGreeting,
     /// What greets there is no such server.
     Greeting(WireError),
     /// The server greets with other parameters for hashing passwords than before.
@@ -49,6 +51,9 @@ impl std::fmt::Display for TalkError {
             Self::Broken(error) => write!(f, "the connection with the server broke ({error}); {again}"),
             Self::Closed => write!(f, "the server closed the connection without an answer; {again}"),
             Self::Deadline => write!(f, "no answer in time; {again}, --timeout gives it longer"),
+            Self::NoGreeting => f.write_str(
+                "the server was connected to twice and said nothing; nothing was asked: try again when it is less busy, --timeout gives it longer",
+            ),
             Self::Greeting(WireError::Invalid) => f.write_str(
                 "the server, or somebody in between, asks for passwords to be hashed more weakly than is safe, or at a price that this client refuses; do not use it",
             ),
@@ -72,6 +77,9 @@ impl From<ClientError> for TalkError {
     }
 }
 
+/// Longest wait for the greeting on a first connection.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A server, and the way to it.
 #[derive(Clone)]
 pub struct Client {
@@ -94,14 +102,7 @@ impl Client {
     }
 
     async fn greeted(&self) -> Result<(Wire, Greeting), TalkError> {
-        let until = Instant::now() + self.deadline;
-        let connect = timeout_at(until, self.route.connect(&self.server)).await;
-        let stream = connect.map_err(|_| TalkError::Deadline)?.map_err(TalkError::Route)?;
-        let mut wire = Wire { stream, deadline: self.deadline };
-        let mut greeting = [0; GREETING_LEN];
-        wire.read(until, &mut greeting).await?;
-        let greeting = Greeting::parse(&greeting).map_err(TalkError::Greeting)?;
-        Ok((wire, greeting))
+        greeted(self.deadline, || self.route.connect(&self.server)).await
     }
 
     /// Lets the server show that it holds this key, and say how it wants passwords hashed, on a connection that is closed again: hashing
@@ -145,6 +146,28 @@ impl Client {
         }
         Conversation::new(wire, &greeting, key)
     }
+}
+
+/// A connection whose greeting has come. The server greets at once, so a connection on which nothing comes may be one that nobody knows of any more: a
+/// server that is killed takes those along which the system has accepted for it, and their other end need not hear of it. Then
+/// another one is tried, in what is left of the time.
+async fn greeted<F: Future<Output = Result<Box<dyn Stream>, RouteError>>>(
+    deadline: Duration,
+    connect: impl Fn() -> F,
+) -> Result<(Wire, Greeting), TalkError> {
+    let until = Instant::now() + deadline;
+    for last in [false, true] {
+        let stream = timeout_at(until, connect()).await.map_err(|_| TalkError::Deadline)?.map_err(TalkError::Route)?;
+        let mut wire = Wire { stream, deadline };
+        let patience = if last { until } else { until.min(Instant::now() + GREETING_PATIENCE.min(deadline / 3)) };
+        let mut greeting = [0; GREETING_LEN];
+        match wire.read(patience, &mut greeting).await {
+            Ok(()) => return Ok((wire, Greeting::parse(&greeting).map_err(TalkError::Greeting)?)),
+            Err(TalkError::Deadline) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(TalkError::NoGreeting)
 }
 
 struct Wire {
@@ -301,5 +324,66 @@ impl Conversation {
     pub async fn disconnect(&mut self, session: &mut Session) -> Result<Said, TalkError> {
         self.connection.disconnect(session, &mut SYSTEM.clone(), &mut self.frame)?;
         self.ask(session).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use bulbil_core::auth::{Allowance, Server, ServerSecret};
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn greeting() -> [u8; GREETING_LEN] {
+        let mut random = SYSTEM;
+        let (secret, allowances) = (ServerSecret::generate(&mut random), vec![Allowance::new()]);
+        let (_, greeting) = Server::new(secret, KdfParameters::FLOOR, allowances, &mut random).greet(&mut random);
+        greeting
+    }
+
+    /// How a client fares on connections on which this is said, and then nothing; and how many it makes in what time.
+    async fn attempt(said: &[&[u8]], deadline: Duration) -> (Result<(), TalkError>, usize, Duration) {
+        let (ends, began) = (RefCell::new(Vec::<DuplexStream>::new()), Instant::now());
+        let connect = || async {
+            let (ours, mut theirs) = duplex(1024);
+            let number = ends.borrow().len();
+            theirs.write_all(said[number]).await.unwrap();
+            ends.borrow_mut().push(theirs);
+            Ok(Box::new(ours) as Box<dyn Stream>)
+        };
+        let outcome = greeted(deadline, connect).await.map(drop);
+        (outcome, ends.into_inner().len(), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_greets_another_connection_is_made_once() {
+        let greeting = greeting();
+        let (outcome, connections, took) = attempt(&[&greeting], DEADLINE).await;
+        assert!(outcome.is_ok());
+        assert_eq!((connections, took), (1, Duration::ZERO));
+
+        for half in [&b""[..], &greeting[..GREETING_LEN - 1]] {
+            let (outcome, connections, took) = attempt(&[half, &greeting], DEADLINE).await;
+            assert!(outcome.is_ok());
+            assert_eq!((connections, took.as_secs()), (2, 10));
+        }
+        // Who is given little time waits a third of it.
+        let (outcome, connections, took) = attempt(&[b"", &greeting], Duration::from_secs(3)).await;
+        assert!(outcome.is_ok());
+        assert_eq!((connections, took.as_secs()), (2, 1));
+
+        let (outcome, connections, took) = attempt(&[b"", b""], DEADLINE).await;
+        let told = outcome.unwrap_err().to_string();
+        assert!(told.contains("connected to twice") && told.contains("nothing was asked"), "{told}");
+        assert_eq!((connections, took.as_secs()), (2, DEADLINE.as_secs()));
+
+        // What greets as no server does is no reason for another connection.
+        let (outcome, connections, _) = attempt(&[&[0xff; GREETING_LEN]], DEADLINE).await;
+        assert!(matches!(outcome, Err(TalkError::Greeting(_))));
+        assert_eq!(connections, 1);
     }
 }

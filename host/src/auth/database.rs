@@ -118,7 +118,7 @@ enum Lost {
 enum Fault {
     /// The change that met it.
     Change,
-    /// Changes that need more room than there is.
+    /// Changes, as long as there is no room for them.
     Room,
     /// Whatever comes at this moment.
     Moment,
@@ -145,7 +145,9 @@ impl Fault {
             | ErrorCode::FileLockingProtocolFailed
             // Too many open files.
             | ErrorCode::CannotOpen => Self::Moment,
-            // A quota is reported like this, not as a full disk.
+            // A quota is reported like this, not as a full disk, and the system's own number is not to be had without unsafe code. A disk that
+            // is broken is met here, too: what was to be written is undone and not acknowledged, so nothing is lost by going on, and
+            // as soon as it does not sync or read either, the server ends.
             ErrorCode::SystemIoFailure if extended == ffi::SQLITE_IOERR_WRITE => Self::Room,
             ErrorCode::SystemIoFailure
                 if [ffi::SQLITE_IOERR_NOMEM, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_LOCK].contains(&extended) =>
@@ -404,7 +406,7 @@ fn carry_out(writer: &mut Connection, room: &mut Room, batch: &[Change]) -> rusq
         }
         Fault::Room => {
             if !std::mem::replace(&mut room.full, true) {
-                error!(%problem, "there is no room on the disk for more users; make some");
+                error!(%problem, "no room on the disk for changes; make some");
             }
         }
         Fault::Change | Fault::Moment => error!(%problem, "the database of users failed"),
@@ -423,10 +425,11 @@ fn commit(
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut left = room.users_max.saturating_sub(room.users);
     let before = left;
-    let outcomes = batch.iter().map(|change| apply(&transaction, &mut left, change)).collect::<Result<_, _>>()?;
+    let outcomes = batch.iter().map(|change| apply(&transaction, &mut left, change));
+    let outcomes = outcomes.collect::<rusqlite::Result<Vec<_>>>()?;
     transaction.commit()?;
     room.users += before - left;
-    if left < before && std::mem::take(&mut room.full) {
+    if outcomes.contains(&Ok(Replaced::Stored)) && std::mem::take(&mut room.full) {
         info!("there is room on the disk again");
     }
     if left == 0 && !std::mem::replace(&mut room.told, true) {

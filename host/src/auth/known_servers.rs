@@ -1,7 +1,7 @@
 //! Servers' keys that were seen before, one line each: `HOST:PORT FINGERPRINT KEY`, the key as 512 hexadecimal digits of its modulus.
 //!
 //! Lines are only appended, each with one write and an empty line before it, so that several commands at once lose none; of several lines for a server the last one
-//! counts. Deleting a line forgets the server. A key is remembered once its server has shown that it holds it.
+//! counts. Hosts' names are the same in capitals. Deleting a line forgets the server. A key is remembered once its server has shown that it holds it.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -76,7 +76,7 @@ impl KnownServers {
         let mut found = None;
         for (number, line) in (1..).zip(text.lines()) {
             let mut words = line.split_ascii_whitespace();
-            if words.next() != Some(server.as_str()) {
+            if !words.next().is_some_and(|word| word.eq_ignore_ascii_case(&server)) {
                 continue;
             }
             let key = parse(words.next(), words.next(), words.next());
@@ -93,7 +93,7 @@ impl KnownServers {
     pub fn remember(&self, server: &Target, key: &PublicKey) -> Result<(), KnownServersError> {
         let modulus: String = key.modulus().iter().map(|byte| format!("{byte:02x}")).collect();
         // After a line that a full disk or a crash has cut off it still begins one of its own.
-        let line = format!("\n{server} {} {modulus}\n", key.fingerprint());
+        let line = format!("\n{} {} {modulus}\n", server.to_string().to_ascii_lowercase(), key.fingerprint());
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.0);
         let written = file.and_then(|mut file| {
             file.write_all(line.as_bytes())?;
@@ -149,6 +149,27 @@ mod tests {
         let told = known.find(&server).unwrap_err().to_string();
         assert!(told.contains("line 2"), "{told}");
         assert!(known.find(&elsewhere).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_server_s_name_in_capitals_is_the_same_server_s() {
+        let dir = Scratch::new("known");
+        let known = KnownServers::of(dir.path());
+        let key = || ServerSecret::generate(&mut SYSTEM.clone()).public();
+        let (first, second) = (key(), key());
+        let servers = ["Auth.Example:7700", "auth.example:7700", "AUTH.EXAMPLE:7700"].map(|name| name.parse().unwrap());
+        known.remember(&servers[0], &first).unwrap();
+        let text = std::fs::read_to_string(known.path()).unwrap();
+        assert!(text.contains("auth.example:7700 "), "{text}");
+        // As an earlier version wrote it.
+        std::fs::write(known.path(), text.replace("auth.example", "auth.Example")).unwrap();
+        for server in &servers {
+            assert_eq!(known.find(server).unwrap().as_ref(), Some(&first), "{server}");
+        }
+        known.remember(&servers[1], &second).unwrap();
+        for server in &servers {
+            assert_eq!(known.find(server).unwrap().as_ref(), Some(&second), "{server}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
@@ -82,7 +83,9 @@ impl Source {
                     return Self::Terminal.get(account, new);
                 }
                 let unreadable = |error| PasswordError::Unreadable("standard input".into(), error);
-                first_line(io::stdin().lock()).map_err(|error| error.or(unreadable))
+                // Not through the buffer of standard input, which is never wiped.
+                let input = io::stdin().as_fd().try_clone_to_owned().map_err(unreadable)?;
+                first_line(File::from(input)).map_err(|error| error.or(unreadable))
             }
         }
     }
@@ -110,11 +113,24 @@ impl LineError {
     }
 }
 
-fn first_line(input: impl Read) -> Result<Password, LineError> {
+/// Reads no longer than until the line ends: a pipe may stay open.
+fn first_line(mut input: impl Read) -> Result<Password, LineError> {
     // Sized beforehand, so that no part of it is left where a growing buffer was.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSWORD_MAX + 3));
-    input.take(PASSWORD_MAX as u64 + 2).read_to_end(&mut bytes).map_err(LineError::Io)?;
-    let end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+    let mut bytes = Zeroizing::new(vec![0; PASSWORD_MAX + 2]);
+    let mut len = 0;
+    let end = loop {
+        let Some(free @ [_, ..]) = bytes.get_mut(len..) else { break len };
+        let read = match input.read(free) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(LineError::Io)?,
+        };
+        let newline = free.iter().take(read).position(|&byte| byte == b'\n');
+        match newline {
+            Some(at) => break len + at,
+            None if read == 0 => break len,
+            None => len += read,
+        }
+    };
     bytes.truncate(end);
     if bytes.last() == Some(&b'\r') {
         bytes.pop();
@@ -132,6 +148,8 @@ fn checked(password: Password) -> Result<Password, PasswordError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::scratch::Scratch;
 
@@ -151,7 +169,22 @@ mod tests {
         assert!(matches!(get(&[b'x'; PASSWORD_MAX + 1]), Err(PasswordError::TooLong)));
         assert!(matches!(get(b""), Err(PasswordError::Empty)));
         assert!(matches!(get(b"\n"), Err(PasswordError::Empty)));
+        assert!(matches!(get(&[b'x'; 5 * PASSWORD_MAX]), Err(PasswordError::TooLong)));
+        let mut longest = vec![b'x'; PASSWORD_MAX];
+        longest.extend(b"\r\nsecond line");
+        assert_eq!(get(&longest).unwrap().len(), PASSWORD_MAX);
         let missing = Source::File(dir.path().join("none")).get("alice", false).unwrap_err().to_string();
         assert!(missing.contains("none"), "{missing}");
+    }
+
+    #[test]
+    fn a_pipe_that_stays_open_is_not_waited_for() {
+        let (reader, writer) = io::pipe().unwrap();
+        (&writer).write_all(b"tulip\nmore").unwrap();
+        assert_eq!(first_line(&reader).ok().unwrap().as_slice(), b"tulip");
+        // A line that comes in pieces.
+        assert_eq!(first_line(b"tu".chain(&b"lip\n"[..]).chain(reader)).ok().unwrap().as_slice(), b"tulip");
+        // Only now.
+        drop(writer);
     }
 }

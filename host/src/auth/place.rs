@@ -34,13 +34,18 @@ impl Place {
     /// invalidate every password key that it stores.
     ///
     /// # Errors
-    /// What is wrong with the directory.
+    /// What is wrong with the directory: also that there are users, but not the key that they know the server by.
     pub fn open(dir: &Path, parameters: KdfParameters) -> Result<Self, StateError> {
         let state = StateDir::open(dir)?;
         if let Some(bytes) = state.read(Item::AuthServer)? {
             let damaged = || StateError { path: state.item_path(Item::AuthServer), problem: Problem::Garbage };
             let (parameters, secret) = decode(&bytes).ok_or_else(damaged)?;
             return Ok(Self { state, secret, parameters, fresh: false });
+        }
+        // A new key would be refused by all clients, and no password key would fit it.
+        let users = users_path(dir);
+        if users.try_exists().map_err(|error| StateError { path: users.clone(), problem: Problem::Io(error) })? {
+            return Err(StateError { path: state.item_path(Item::AuthServer), problem: Problem::Missing });
         }
         let secret = ServerSecret::generate(&mut SYSTEM.clone());
         state.create(Item::AuthServer, &encode(parameters, &secret))?;
@@ -97,6 +102,26 @@ mod tests {
         std::fs::write(path.join("auth-server"), &sound[..sound.len() - 1]).unwrap();
         let told = Place::open(&path, KdfParameters::FLOOR).err().unwrap().to_string();
         assert!(told.contains("cut off") && told.contains("backup"), "{told}");
+    }
+
+    #[test]
+    fn without_its_key_a_server_with_users_does_not_start() {
+        let dir = Scratch::new("place");
+        let path = dir.path().join("server");
+        let place = Place::open(&path, KdfParameters::FLOOR).unwrap();
+        let fingerprint = place.secret.public().fingerprint();
+        let (database, writing) = place.database(1).unwrap();
+        drop(database);
+        writing.end();
+        drop(place);
+        let (key, backup) = (path.join("auth-server"), dir.path().join("backup"));
+        std::fs::rename(&key, &backup).unwrap();
+        let told = Place::open(&path, KdfParameters::FLOOR).err().unwrap().to_string();
+        assert!(told.contains("auth-server is missing") && told.contains("restore it from the backup"), "{told}");
+        assert!(!key.exists());
+        std::fs::rename(&backup, &key).unwrap();
+        let again = Place::open(&path, KdfParameters::FLOOR).unwrap();
+        assert_eq!(again.secret.public().fingerprint(), fingerprint);
     }
 
     #[test]

@@ -33,8 +33,9 @@ use places::{PlaceId, Places};
 
 /// Answers in work at one time. More than cores, because most of them wait for the disk together: one commit serves them all.
 const ANSWERING: usize = 64;
-/// 256 KiB of allowances; more names than that at once share some.
-const ALLOWANCES: usize = 1 << 16;
+/// 8 MiB of allowances. A half holds 524,288: more than the known session keys of all users, and 3 times what one core can
+/// keep in debt.
+const ALLOWANCES: usize = 1 << 20;
 /// How long accepting waits after the system refused (usually: too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long answers in work may take when the server stops.
@@ -378,7 +379,7 @@ impl Shared {
             connection = back;
             let go_on = self.places().waits(seat.id, connection.is_authentic());
             self.write(&mut stream, (*reply).as_ref()).await?;
-            if !go_on {
+            if !go_on || connection.is_closed() {
                 return Ok(());
             }
             patience = self.limits.idle;

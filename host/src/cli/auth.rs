@@ -38,7 +38,8 @@ pub enum AuthCommand {
 #[command(
     after_help = "Prints `fingerprint HEX`, what users may pin the server by, then `listening ADDRESS` and `ready`. The server knows nothing of \
     the network: let an exit's policy allow its address and port. Its directory holds its key and its users, names, password keys and \
-    notes: who has it can sign in as anybody there. Back it up with the server stopped, or users.sqlite with `sqlite3 users.sqlite '.backup FILE'`."
+    notes: who has it can sign in as anybody there. Back it up with the server stopped, or users.sqlite with `sqlite3 users.sqlite '.backup FILE'`, \
+    and a copy of auth-server, which never changes."
 )]
 pub struct ServeArgs {
     /// The server's directory, made if it does not exist: its key and its users
@@ -50,7 +51,7 @@ pub struct ServeArgs {
     /// Connections at one time; more than the default needs more open files (ulimit -n)
     #[arg(long, value_name = "COUNT", default_value_t = 768, value_parser = clap::value_parser!(u32).range(4..=100_000))]
     pub connections: u32,
-    /// Accounts in all, about 10 KiB of disk each; sign-ups beyond are refused as unavailable
+    /// Accounts in all, 4.7 KB of disk each; sign-ups beyond are refused as unavailable
     #[arg(long, value_name = "COUNT", default_value_t = USERS_MAX, value_parser = clap::value_parser!(u32).range(1..))]
     pub users: u32,
     /// How clients hash passwords (Argon2id), for a new server only: KiB of memory, passes, lanes; at least 19456,2,1

@@ -248,3 +248,37 @@ async fn step(
         _ => Err(failed(title, format_args!("{} was expected, {came} came", told(&expected)))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    /// `bulbil demo` ends with this failure, whichever step had it.
+    #[tokio::test]
+    async fn a_step_that_goes_otherwise_fails_the_demo() {
+        let refused = || Said::Log(Status::Refused);
+        let note = |text: &[u8]| Said::Note(Zeroizing::new(text.to_vec()));
+        assert!(step("as expected", refused(), ready(Ok(refused()))).await.is_ok());
+        assert!(step("as expected", note(NOTE), ready(Ok(note(NOTE)))).await.is_ok());
+        for (expected, came, says) in [
+            (refused(), Ok(Said::Log(Status::SignedIn(SessionNumber(1)))), "session 1"),
+            (
+                Said::Log(Status::SignedIn(SessionNumber(2))),
+                Ok(Said::Log(Status::SignedIn(SessionNumber(1)))),
+                "session 1",
+            ),
+            (refused(), Ok(Said::Challenged), "a challenge"),
+            (refused(), Ok(note(NOTE)), "water the onions"),
+            (note(NOTE), Ok(note(b"another note")), "another note"),
+            // Not even where a refusal is expected: who is refused is told so.
+            (refused(), Err(TalkError::Closed), "closed the connection"),
+        ] {
+            let failure = step("an impostor tries", expected, ready(came)).await.unwrap_err();
+            assert_eq!(failure.code(), 1);
+            let told = failure.to_string();
+            assert!(told.starts_with("an impostor tries: ") && told.contains(says), "{told}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use crate::auth::challenge::Challenge;
 use crate::auth::client::{self, Act, ClientError};
 use crate::auth::envelope::{ChannelFailed, Frame, Greeting, LENGTH_LEN};
 use crate::auth::message::{Content, Message, Request};
-use crate::auth::server::{Answered, CHALLENGE_LIFE};
+use crate::auth::server::{Answered, CHALLENGE_LIFE, REFUSALS_MAX};
 use crate::auth::status::{SessionNumber, Status};
 use crate::auth::testing::{Said, World, deliver, name, password, server_key, session_secret};
 use crate::auth::throttle::{WRONG_ANSWER_WAIT, WRONG_ANSWERS_FREE};
@@ -103,7 +103,8 @@ fn many_observed_exchanges_answer_no_other_challenge() {
         assert_eq!(line.disconnect(world, &mut alice), Status::Disconnected);
     }
     let writes = world.users.writes;
-    for (round, (old, answer)) in answers.iter().enumerate() {
+    // Fewer than a connection may have refused.
+    for (round, (old, answer)) in answers.iter().step_by(3).enumerate() {
         world.pass(WRONG_ANSWER_WAIT.as_millis() as u64);
         assert_eq!(line.begin(world, &mut alice), Said::Challenged);
         let challenge = line.challenge();
@@ -287,6 +288,49 @@ fn strangers_do_not_keep_a_fresh_account_out() {
     assert!(matches!(world.line().sign_in(world, &mut stranger, 1), Status::RetryAfter(_)));
 }
 
+/// As many accounts as anybody likes, all of which answer wrongly on a known computer, against owners on theirs. The table has
+/// room for that, as the server's documentation asks.
+#[test]
+fn whoever_signs_up_often_does_not_hold_up_others() {
+    let world = &mut World::new();
+    let mut owners: std::vec::Vec<_> =
+        (0..12).map(|number| world.session(&std::format!("honest{number}"), 1)).collect();
+    for owner in &mut owners {
+        assert_eq!(world.line().sign_up(world, owner, 1), Status::SignedUp);
+    }
+    for number in 0..12 {
+        let mut account = world.session(&std::format!("mallory{number}"), 2);
+        let line = &mut world.line();
+        assert_eq!(line.sign_up(world, &mut account, 7), Status::SignedUp);
+        for _ in 0..WRONG_ANSWERS_FREE {
+            assert_eq!(line.sign_in(world, &mut account, 9), Status::Refused);
+        }
+        assert!(matches!(line.sign_in(world, &mut account, 7), Status::RetryAfter(_)));
+    }
+    for owner in &mut owners {
+        assert_eq!(world.line().sign_in(world, owner, 1), Status::SignedIn(SessionNumber(1)));
+    }
+}
+
+#[test]
+fn a_connection_ends_with_its_last_refusal() {
+    let world = &mut World::with_alice();
+    let mut stranger = world.session("alice", 2);
+    let line = &mut world.line();
+    for refusal in 0..REFUSALS_MAX {
+        assert!(!line.server.is_closed());
+        // What is answered otherwise does not count.
+        let unasked = Message::unsigned(name("-"), Request::PublicKey, Content::Text(""));
+        assert_eq!(line.raw_message(world, &unasked), Said::Log(Status::NotUnderstood));
+        let status = line.sign_in(world, &mut stranger, 9);
+        let free = u32::from(refusal) < WRONG_ANSWERS_FREE;
+        assert_eq!(status, if free { Status::Refused } else { Status::RetryAfter(30) });
+    }
+    assert!(line.server.is_closed());
+    line.client.act(&stranger, Act::Read, &mut world.rng, &mut line.frame).unwrap();
+    assert_eq!(line.carry(world).err(), Some(ChannelFailed));
+}
+
 #[test]
 fn a_known_name_cannot_be_signed_up_again() {
     let world = &mut World::with_alice();
@@ -397,6 +441,38 @@ fn messages_out_of_place_are_answered_and_the_connection_goes_on() {
         assert_eq!(line.raw_message(world, &message), not_understood, "{message:?}");
     }
     assert_eq!(line.disconnect(world, &mut alice), Status::Disconnected);
+}
+
+#[test]
+fn what_is_no_message_is_answered_and_the_connection_goes_on() {
+    let world = &mut World::with_alice();
+    let mut alice = signed_in_alice(world);
+    let too_long = [&b"0::alice:act:"[..], &[b'x'; 1101]].concat();
+    for bytes in [
+        &b"3::alice:act:"[..],
+        b"0::alice:fly:",
+        b"0::a b:act:",
+        b"0:tag:alice:act:",
+        b"1::alice:act:\xff",
+        b"2::alice:sign_in:",
+        b"0::alice:act",
+        b"no colons",
+        b"\0\xff",
+        b"",
+        &too_long,
+    ] {
+        let not_understood = (name("-"), Said::Log(Status::NotUnderstood));
+        let line = &mut world.line();
+        // As the first frame, and behind others.
+        for _ in 0..2 {
+            line.client.send_bytes(bytes, &mut line.frame);
+            let (answered, mut reply) = line.carry(world).unwrap();
+            assert_eq!(answered, Answered::Log(Status::NotUnderstood));
+            let said = line.client.open_named(&mut reply[LENGTH_LEN..]);
+            assert!(said == not_understood, "{bytes:?}: {:?}", said.1);
+        }
+        assert_eq!(line.act(world, &mut alice, Act::Read), Said::Note(std::vec![]));
+    }
 }
 
 #[test]

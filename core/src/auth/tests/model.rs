@@ -5,6 +5,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use crate::auth::client::{Act, Session};
+use crate::auth::server::CHALLENGE_LIFE;
 use crate::auth::status::{SessionNumber, Status};
 use crate::auth::testing::{Line, Said, World, name, password, session_secret};
 use crate::auth::{Fingerprint, Users as _};
@@ -79,6 +80,7 @@ proptest! {
         let keys: [Fingerprint; COMPUTERS] =
             core::array::from_fn(|computer| session_secret(1 + computer).public().fingerprint());
         let mut challenged = [false; LINES];
+        let mut begun = [world.now; LINES];
         for (who, computer, step) in steps {
             let index = who * COMPUTERS + computer;
             let (user, line, session) = (&mut users[who], &mut lines[index], &mut sessions[index]);
@@ -97,6 +99,7 @@ proptest! {
                 Step::Begin => {
                     let said = line.begin(world, session);
                     challenged[index] = !mine;
+                    begun[index] = world.now;
                     let number = SessionNumber(user.sessions);
                     let expected = if mine { Said::Log(Status::AlreadySignedIn(number)) } else { Said::Challenged };
                     prop_assert_eq!(said, expected);
@@ -107,7 +110,8 @@ proptest! {
                     if !core::mem::take(&mut challenged[index]) {
                         continue;
                     }
-                    let right = user.password == Some(key);
+                    let late = begun[index].until(world.now) > CHALLENGE_LIFE;
+                    let right = user.password == Some(key) && !late;
                     if right {
                         user.sessions += 1;
                         user.connected = Some(computer);

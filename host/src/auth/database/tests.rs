@@ -142,7 +142,7 @@ fn beyond_the_bound_nobody_signs_up_and_the_others_go_on() {
 }
 
 #[test]
-fn a_full_disk_refuses_what_does_not_fit_and_nothing_else() {
+fn a_full_database_file_refuses_what_does_not_fit_and_nothing_else() {
     let dir = Scratch::new("database");
     let path = dir.path().join("users.sqlite");
     let full = |writer: &Connection| {

@@ -241,7 +241,7 @@ async fn after_shutdown_what_is_in_work_is_answered_and_nothing_else_begins() {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_nobody_signs_up_and_all_else_goes_on() {
+async fn with_a_full_database_file_nobody_signs_up_and_all_else_goes_on() {
     let world = world_with(nearly_full);
     let public = world.server.public().clone();
     let mut serving = JoinSet::new();
@@ -274,6 +274,68 @@ async fn on_a_full_disk_nobody_signs_up_and_all_else_goes_on() {
     make_room(&world.users);
     assert_eq!(refused.sign_up().await, Status::SignedUp);
     assert_eq!(refused.sign_in().await, Status::SignedIn(SessionNumber(1)));
+}
+
+/// How many send garbage at any time, each of them one frame.
+const FLOODERS: usize = 32;
+
+/// Garbage costs the server's private key as much as honest requests do, so its sender cannot be told apart before. What is counted is how much
+/// garbage is judged while an honest client waits for an answer: whatever the machine, no more than was there before, and what comes
+/// in while the threads of this test, which do the work of both sides, wait for a core. If newcomers went first, it would have no bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_garbage_holds_a_request_up_no_longer_than_its_turn() {
+    const VISITS: usize = 40;
+    let world = world();
+    let (address, serving) = listening(&world, &Shutdown::new()).await;
+    let public = world.server.public().clone();
+    let connect = async || Talk::new(TcpStream::connect(address).await.unwrap(), "alice", &public).await;
+    let mut alice = connect().await;
+    assert_eq!(alice.sign_up().await, Status::SignedUp);
+    assert_eq!(alice.sign_in().await, Status::SignedIn(SessionNumber(1)));
+
+    let mut flood = JoinSet::new();
+    for _ in 0..FLOODERS {
+        let public = public.clone();
+        flood.spawn(async move {
+            let mut silent = std::collections::VecDeque::new();
+            loop {
+                // One that says nothing, too: all places are taken.
+                silent.push_back(TcpStream::connect(address).await.unwrap());
+                silent.drain(..silent.len().saturating_sub(25));
+                let mut flooder = Talk::new(TcpStream::connect(address).await.unwrap(), "mallory", &public).await;
+                // That it is garbage shows at its end only.
+                flooder.connection.confirm(&mut flooder.frame).unwrap();
+                let mut garbage = flooder.frame.as_ref().to_vec();
+                *garbage.last_mut().unwrap() ^= 1;
+                flooder.stream.write_all(&garbage).await.unwrap();
+                let _closed = flooder.stream.read_to_end(&mut Vec::new()).await;
+            }
+        });
+    }
+    let judged = || world.server.counts().failed;
+    while judged() < 10 * FLOODERS as u64 {
+        yield_now().await;
+    }
+    let mut waited = Vec::new();
+    for _ in 0..VISITS {
+        // Nothing is tried again: who was closed, or not answered, has failed. And nothing waits for the disk, which has its own pace.
+        let mut alice = connect().await;
+        let before = judged();
+        assert_eq!(alice.sign_in().await, Status::AlreadySignedIn(SessionNumber(1)));
+        waited.push(judged() - before);
+        let before = judged();
+        assert_eq!(alice.act(Act::Read).await, Ok(Vec::new()));
+        waited.push(judged() - before);
+    }
+    waited.sort_unstable();
+    let (median, longest) = (waited[waited.len() / 2], waited[waited.len() - 1]);
+    let counts = world.server.counts();
+    println!("judged while waiting: median {median}, at most {longest}; {counts:?}");
+    assert!(median <= 2 * FLOODERS as u64, "{waited:?}");
+    assert!(longest <= 20 * FLOODERS as u64, "{waited:?}");
+    assert!(counts.evicted > 0 && counts.refused == 0, "{counts:?}");
+    flood.shutdown().await;
+    serving.abort();
 }
 
 #[tokio::test]
