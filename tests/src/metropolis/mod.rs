@@ -142,6 +142,10 @@ pub struct Plan {
     pub defences: Defences,
     /// How often nodes ask and test.
     pub settings: Settings,
+    /// How long a descriptor is valid from its signature on.
+    pub validity: Duration,
+    /// Nodes whose last try failed are on no path as long as there are others: what core does not do.
+    pub avoid_failing: bool,
     /// How long an onion key is used.
     pub rotation: Option<Duration>,
     /// Time between two requests of a node.
@@ -173,6 +177,8 @@ impl Plan {
             places: Places::HOST,
             defences: Defences::ALL,
             settings: Settings::DEFAULT,
+            validity: Duration::from_secs(24 * 3600),
+            avoid_failing: false,
             rotation: None,
             requests: None,
             connects_lost: 100,

@@ -136,6 +136,11 @@ impl Network<'_, '_> {
         self.run_woken(Some(node));
     }
 
+    /// The node dies without a word: its links stay and nobody is at their other end, and who connects to it waits.
+    pub(crate) fn silence(&mut self, node: NodeIndex) {
+        self.nodes[node].dead = true;
+    }
+
     /// What the node shows of itself from now on.
     pub(crate) fn set_descriptor(&mut self, node: NodeIndex, descriptor: Rc<[u8]>) {
         self.nodes[node].shell.descriptor = descriptor;

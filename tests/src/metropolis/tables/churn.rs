@@ -51,7 +51,12 @@ impl Churn {
             passed = moment;
             let living: Vec<NodeIndex> = city.living().map(|citizen| citizen.node).collect();
             let victim = living[self.rng.next_u64() as usize % living.len()];
-            city.kill(victim);
+            // Half of them without a word.
+            if self.rng.next_u32().is_multiple_of(2) {
+                city.kill(victim);
+            } else {
+                city.silence(victim);
+            }
             let known = [0; 3].map(|_| living[self.rng.next_u64() as usize % living.len()]);
             if city.heirs().contains(&self.next) {
                 city.bear(self.next, &known);
