@@ -437,7 +437,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         }
 
         let fits = |guard: &Choice<'_, C>, last: &Choice<'_, C>| {
-            !guard.is(last) && !(must_differ && guard.group() == last.group())
+            !(guard.is(last) || must_differ && guard.group() == last.group())
         };
         let with_guard = |last: &Choice<'_, C>| {
             request.can_be_last(last)

@@ -221,25 +221,26 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         let slots = self.new_bucket(newcomer).map(Slot);
         let entry = |slot: Slot| if Some(slot) == leaving { None } else { self.entry(slot) };
         let free = slots.clone().find(|&slot| entry(slot).is_none());
-        let others = slots.filter_map(|slot| Some((slot, entry(slot)?))).filter(|(_, entry)| !entry.is_pinned());
+        let mut others = slots.filter_map(|slot| Some((slot, entry(slot)?))).filter(|(_, entry)| !entry.is_pinned());
+        let pinned = newcomer.is_pinned();
         if self.is_constrained() {
             let epoch = Epoch::at(now);
-            let mut others = others;
             let readiness =
                 |entry: &Entry<C>| (self.has_expired(entry, now), entry.is_disputed(), epoch.rank(&entry.node()));
-            let in_group = others.clone().find(|(_, other)| other.group() == newcomer.group());
-            let rival = match (in_group, free) {
-                (Some(rival), _) => Some(rival),
-                (None, Some(free)) => return Some(free),
-                (None, None) => others.by_ref().max_by_key(|(_, entry)| readiness(entry)),
+            let beats = |rival: &Entry<C>| pinned || readiness(rival) > readiness(newcomer);
+            let in_group = others.clone().find(|(_, other)| !pinned && other.group() == newcomer.group());
+            return match (in_group, free) {
+                (None, Some(free)) => Some(free),
+                (in_group, _) => {
+                    let rival = in_group.or_else(|| others.max_by_key(|(_, entry)| readiness(entry)));
+                    rival.filter(|(_, rival)| beats(rival)).map(|(slot, _)| slot)
+                }
             };
-            return rival.filter(|(_, rival)| readiness(rival) > readiness(newcomer)).map(|(slot, _)| slot);
         }
         let dispensability = |entry: &Entry<C>| entry.dispensability(self.has_expired(entry, now));
-        let most_dispensable = || others.max_by_key(|(_, entry)| dispensability(entry));
         free.or_else(|| {
-            let (slot, victim) = most_dispensable()?;
-            (dispensability(victim) > dispensability(newcomer)).then_some(slot)
+            let (slot, victim) = others.by_ref().max_by_key(|(_, entry)| dispensability(entry))?;
+            (pinned || dispensability(victim) > dispensability(newcomer)).then_some(slot)
         })
     }
 
@@ -256,23 +257,13 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         if let Some((slot, _)) = movable.clone().find(|(_, entry)| useless(entry)) {
             return Vacancy::Place(slot);
         }
-        let asked = movable.clone().any(|(_, entry)| entry.has(Flag::Swapping));
-        if asked && self.waiting_for(&bucket).is_some() || self.swaps().count() >= SWAPS_MAX {
+        if self.swaps().count() >= SWAPS_MAX || self.swaps().any(|(asked, _)| bucket.contains(&asked.0)) {
             return Vacancy::None;
         }
         movable
             .by_ref()
             .min_by_key(|(_, entry)| entry.last_met())
             .map_or(Vacancy::None, |(slot, _)| Vacancy::IfSilent(slot))
-    }
-
-    /// Who waits for a place in this bucket of `tried`.
-    fn waiting_for(&self, bucket: &Range<u16>) -> Option<Slot> {
-        let first = self.shelves.tried.len() as u16;
-        let waiting =
-            self.shelves.new.iter().zip(first..).filter_map(|(place, slot)| Some((Slot(slot), place.as_ref()?)));
-        let mut waiting = waiting.filter(|(_, entry)| entry.has(Flag::Swapping));
-        waiting.find(|(_, entry)| self.tried_bucket(entry) == *bucket).map(|(slot, _)| slot)
     }
 
     /// Who has to answer and who waits for that, at most [`SWAPS_MAX`]. A flag alone means nothing: its counterpart has left.

@@ -450,6 +450,22 @@ mod tests {
     }
 
     #[test]
+    fn pinned_ones_of_one_group_come_back_to_a_constrained_node() {
+        let made = |number| shared(super::super::testing::in_group(super::super::testing::descriptor(number), 1));
+        let mut room = Room::new(0, 4);
+        let mut book = room.book();
+        for number in 0..4 {
+            book.insert(made(number), Source::Met, NOW).unwrap();
+            book.set_pinned(&node(number), true);
+        }
+        let bytes = stored(&book, &Anchors::new());
+        let mut other = Room::new(0, 4);
+        let read = StoredBook::parse(&bytes).unwrap();
+        let again = Phonebook::restore(other.shelves(), None, Grouping::Network, &read, NOW, take);
+        assert_eq!(stored(&again, &Anchors::new()), bytes);
+    }
+
+    #[test]
     fn an_empty_one_comes_back_with_its_key() {
         let mut room = Room::new(64, 64);
         let bytes = stored(&room.book(), &anchors(0..9));

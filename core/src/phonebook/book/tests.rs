@@ -274,7 +274,7 @@ fn a_constrained_node_keeps_the_epoch_sample() {
     // In place of a pinned one nothing comes, and its group may come twice.
     let pinned = all[7].1;
     book.set_pinned(&node(pinned), true);
-    let neighbour = (0..300).filter(|number| number % 60 == pinned % 60 && *number != pinned).next().unwrap();
+    let neighbour = (0..300).find(|number| number % 60 == pinned % 60 && *number != pinned).unwrap();
     book.remove(&node(all[0].1));
     assert_eq!(
         book.insert(shared(in_group(descriptor(neighbour), (pinned % 60) as u8)), PEER, NOW),
