@@ -222,6 +222,21 @@ async fn a_host_that_does_not_serve_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_refused_with_a_reason() {
+    let (calls, mut serving) = mpsc::channel(1);
+    let nodes = served(calls).await;
+    tokio::spawn(async move {
+        while let Some(call) = serving.recv().await {
+            call.refuse(EndReason::Protocol);
+        }
+    });
+    for _ in 0..20 {
+        assert_eq!(ask_node(&nodes[0], b"?").await.unwrap_err(), OpenError::Ended(EndReason::Protocol));
+    }
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_breaks_off_ends_what_it_served() {
     let (calls, mut serving) = mpsc::channel(1);
     let nodes = served(calls).await;

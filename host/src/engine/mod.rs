@@ -276,6 +276,10 @@ fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, 
             let served = served.map(|served| shell.outside_service(name, served));
             driver.handle_service(shell, name, served, now);
         }
+        Done::Unserved(name, reason, stream) => {
+            driver.node_mut().handle_failed(name, reason, now);
+            drop(stream);
+        }
         Done::Peeled(job, peeled, next) => driver.handle_peeled(job, peeled, &next, now),
         Done::Signed(name, time, signature) => driver.handle_signed(name, time, &signature, now),
         Done::Unsigned(name, reason) => driver.node_mut().handle_failed(name, reason, now),

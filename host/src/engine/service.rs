@@ -27,14 +27,30 @@ pub struct ServiceCall {
     /// The conversation.
     pub stream: DuplexStream,
     /// The place is free again when neither side holds it: whoever serves may work on when the client has long gone.
-    _place: Arc<Place>,
+    place: Arc<Place>,
 }
 
+impl ServiceCall {
+    /// Ends the conversation with this reason instead of an answer; what was written so far may or may not be heard.
+    pub fn refuse(self, reason: EndReason) {
+        (self.place.fail)(reason, Some(self.stream));
+    }
+}
+
+/// Ends a conversation with a reason. The stream, if there is one, is let go of behind that: its end must not come first.
+pub(crate) type Fail = Arc<dyn Fn(EndReason, Option<DuplexStream>) + Send + Sync>;
+
 /// A place among the conversations with services.
-#[derive(Debug)]
 pub(crate) struct Place {
     _permit: OwnedSemaphorePermit,
     timer: AbortHandle,
+    fail: Fail,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place")
+    }
 }
 
 impl Drop for Place {
@@ -58,17 +74,19 @@ impl Services {
         Self { calls, places: Arc::new(Semaphore::new(PLACES)) }
     }
 
-    /// Begins a conversation; `late` is called when its time is over and it is not. What is answered otherwise is told to the client.
-    pub(crate) fn begin(&self, service: Service, late: impl FnOnce() + Send + 'static) -> Result<Served, EndReason> {
+    /// Begins a conversation, which `fail` ends when its time is over or whoever serves wants that. What is answered otherwise is told to the
+    /// client.
+    pub(crate) fn begin(&self, service: Service, fail: Fail) -> Result<Served, EndReason> {
         let calls = self.calls.as_ref().filter(|calls| !calls.is_closed()).ok_or(EndReason::NoService)?;
         let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| EndReason::Busy)?;
+        let late = Arc::clone(&fail);
         let timer = tokio::spawn(async move {
             tokio::time::sleep(TIME).await;
-            late();
+            late(EndReason::TimedOut, None);
         });
-        let place = Arc::new(Place { _permit: permit, timer: timer.abort_handle() });
+        let place = Arc::new(Place { _permit: permit, timer: timer.abort_handle(), fail });
         let (engines, servers) = duplex(PIPE);
-        let call = ServiceCall { service, stream: servers, _place: Arc::clone(&place) };
+        let call = ServiceCall { service, stream: servers, place: Arc::clone(&place) };
         match calls.try_send(call) {
             Ok(()) => Ok((engines, place)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(EndReason::Busy),
@@ -82,7 +100,7 @@ mod tests {
     use super::*;
 
     fn begin(services: &Services) -> Result<Served, EndReason> {
-        services.begin(Service::Phonebook, || ())
+        services.begin(Service::Phonebook, Arc::new(|_, _| ()))
     }
 
     #[tokio::test]
@@ -130,15 +148,14 @@ mod tests {
         let (calls, mut serving) = mpsc::channel(2);
         let services = Services::new(Some(calls));
         let (late, mut heard) = mpsc::unbounded_channel();
-        let report = |number| {
+        let report = |number| -> Fail {
             let late = late.clone();
-            move || late.send(number).unwrap()
+            Arc::new(move |reason, _| late.send((number, reason)).unwrap())
         };
         let ended = services.begin(Service::Phonebook, report(1)).unwrap();
         drop((ended, serving.recv().await));
         let _slow = services.begin(Service::Phonebook, report(2)).unwrap();
-        drop(late);
-        assert_eq!(heard.recv().await, Some(2));
-        assert_eq!(heard.recv().await, None, "and nobody else");
+        assert_eq!(heard.recv().await, Some((2, EndReason::TimedOut)));
+        assert!(heard.try_recv().is_err(), "and nobody else");
     }
 }

@@ -22,6 +22,7 @@ use bulbil_core::wire::policy::{Policy, Verdict};
 use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target, UnixTime};
 use embedded_io::ErrorKind;
 use rand_core::CryptoRng;
+use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, trace, warn};
@@ -43,8 +44,10 @@ pub(crate) enum Done {
     Link(LinkId, Result<TcpStream, ErrorKind>),
     /// A target is reached, or not.
     Target(ConversationId, Result<(TcpStream, SocketAddr), EndReason>),
-    /// A service is attached, or not, or took too long.
+    /// A service is attached, or not.
     Service(ConversationId, Result<Served, EndReason>),
+    /// A service ends a conversation without an answer; its end of the pipe.
+    Unserved(ConversationId, EndReason, Option<DuplexStream>),
     /// An onion is opened, or not.
     Peeled(OnionIndex, Result<Peeled, OnionRejected>, Box<Onion>),
     /// An answer is signed.
@@ -200,10 +203,10 @@ impl Shell for TokioShell {
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
         if let Target::Service(service) = *target {
             let done = self.done.clone();
-            let late = move || {
-                let _engine_gone = done.send(Done::Service(conversation, Err(EndReason::TimedOut)));
+            let fail = move |reason, stream| {
+                let _engine_gone = done.send(Done::Unserved(conversation, reason, stream));
             };
-            let served = self.services.begin(service, late);
+            let served = self.services.begin(service, Arc::new(fail));
             let _engine_gone = self.done.send(Done::Service(conversation, served));
             return;
         }
