@@ -24,7 +24,7 @@ use crate::node::{ConversationId, Outcome};
 use crate::phonebook::VerifiedDescriptor;
 use crate::relay::onions::OnionIndex;
 use crate::wire::descriptor::RSA_LEN;
-use crate::wire::{Target, UnixTime};
+use crate::wire::{NodeId, Target, UnixTime};
 
 /// One reliable, ordered connection: TCP, or something that behaves like it.
 pub trait ByteStream: ErrorType {
@@ -96,6 +96,10 @@ pub trait Shell {
 
     /// Randomness fit for keys.
     fn rng(&mut self) -> &mut dyn CryptoRng;
+
+    /// A node that we connected to takes `time` for the time. It has proved who it is; that its descriptor is refused for its validity may come
+    /// next, because one of the two clocks is wrong.
+    fn handle_time(&mut self, _link: LinkId, _node: NodeId, _time: UnixTime) {}
 
     /// A node that we connected to has shown its descriptor, and `time` is what it takes for the time.
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime);

@@ -6,11 +6,13 @@ use bulbil_core::wire::Target;
 use clap::{Args, Parser, Subcommand};
 
 mod auth;
+mod control;
 
 pub use auth::{
     Account, ActArgs, ActWhat, AuthCommand, ConnectArgs, Door, PasswordArgs, ServeArgs, SignInArgs, SignUpArgs,
     UsersArgs,
 };
+pub use control::{ExportArgs, ImportArgs, ListArgs, NodePlace, PhonebookCommand, ShowArgs, StatusArgs};
 
 use crate::config::{Bootstrap, Config, DEFAULT_SOCKS, Log, LogFormat, LogLevel, Socks};
 
@@ -36,6 +38,11 @@ pub enum Command {
     Net(NetArgs),
     /// Run one node as a configuration file says
     Node(NodeArgs),
+    /// Show how a running node is: links, circuits, memory, phonebook, throughput
+    Status(StatusArgs),
+    /// Look at a node's phonebook, or carry descriptors from one node to another
+    #[command(subcommand)]
+    Phonebook(PhonebookCommand),
     /// Make a node's identity, or show its fingerprint
     Keygen(KeygenArgs),
     /// Send one message to a target and print its answer

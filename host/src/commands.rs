@@ -12,6 +12,7 @@ use clap::Parser;
 use crate::{
     cli::{AuthCommand, Cli, Command, ConnectArgs, LogArgs, quiet},
     config::{Config, ConfigError, Log},
+    control::SocketError,
     demo,
     logging::{self, LogError},
     net,
@@ -23,7 +24,9 @@ use crate::{
 mod auth;
 mod keygen;
 mod node;
+mod phonebook;
 mod send;
+mod status;
 
 /// Why a command failed; its text says what to do.
 #[derive(Debug)]
@@ -108,6 +111,12 @@ impl From<OpenError> for Failure {
     }
 }
 
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         Self::Other(error.to_string())
@@ -150,6 +159,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let config = Config::load(&path)?;
             begin_log(&config.log, &cli.log)?;
             block_on(async { node::run(&config, on_signals()?).await })
+        }
+        Command::Status(args) => {
+            begin_log(&quiet(), &cli.log)?;
+            status::run(&args)
+        }
+        Command::Phonebook(command) => {
+            begin_log(&quiet(), &cli.log)?;
+            phonebook::run(&command)
         }
         Command::Keygen(args) => {
             begin_log(&quiet(), &cli.log)?;

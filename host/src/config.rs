@@ -19,6 +19,8 @@ use bulbil_core::wire::{
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::node::Intervals;
+
 mod bootstrap;
 mod error;
 mod printed;
@@ -62,6 +64,10 @@ const ONIONS: Range = Range { min: 1, max: 65_536 };
 const JOBS: Range = Range { min: 1, max: 4_096 };
 const WORKERS: Range = Range { min: 0, max: 256 };
 const IDLE: Range = Range { min: 10, max: 86_400 };
+const EXCHANGE: Range = Range { min: 1, max: 86_400 };
+const TEST: Range = Range { min: 1, max: 3600 };
+const RETRY: Range = Range { min: 1, max: 3600 };
+const SAVE: Range = Range { min: 1, max: 86_400 };
 const HANDSHAKE: Range = Range { min: 1, max: 120 };
 
 /// One node's configuration.
@@ -88,6 +94,8 @@ pub struct Config {
     pub onion_key: OnionKeySettings,
     /// The choice of paths.
     pub path: PathSettings,
+    /// The phonebook.
+    pub phonebook: PhonebookSettings,
     /// Bounds on memory and time.
     pub limits: Limits,
     /// The log.
@@ -107,6 +115,7 @@ impl Default for Config {
             exit: Exit::default(),
             onion_key: OnionKeySettings::default(),
             path: PathSettings::default(),
+            phonebook: PhonebookSettings::default(),
             limits: Limits::default(),
             log: Log::default(),
         }
@@ -278,6 +287,41 @@ impl PathSettings {
 impl Default for PathSettings {
     fn default() -> Self {
         Self { hops: 4, network_groups: NetworkGroups::Prefer, reuse_seconds: 600, deadline_seconds: 60 }
+    }
+}
+
+/// How often the node does what keeps its phonebook good.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PhonebookSettings {
+    /// Seconds between two exchanges with other nodes.
+    #[serde(deserialize_with = "ranged::<_, { EXCHANGE.min }, { EXCHANGE.max }>")]
+    pub exchange_seconds: u32,
+    /// Seconds between two tests of nodes that have not been met yet.
+    #[serde(deserialize_with = "ranged::<_, { TEST.min }, { TEST.max }>")]
+    pub test_seconds: u32,
+    /// Seconds after a node's first failure until it is tried again.
+    #[serde(deserialize_with = "ranged::<_, { RETRY.min }, { RETRY.max }>")]
+    pub retry_seconds: u32,
+    /// Seconds between two writes of a phonebook that changes.
+    #[serde(deserialize_with = "ranged::<_, { SAVE.min }, { SAVE.max }>")]
+    pub save_seconds: u32,
+}
+
+impl PhonebookSettings {
+    /// All of them.
+    #[must_use]
+    pub fn intervals(&self) -> Intervals {
+        let [exchange, test, retry, save] =
+            [self.exchange_seconds, self.test_seconds, self.retry_seconds, self.save_seconds]
+                .map(|seconds| Duration::from_secs(seconds.into()));
+        Intervals { exchange, test, retry, save }
+    }
+}
+
+impl Default for PhonebookSettings {
+    fn default() -> Self {
+        Self { exchange_seconds: 60, test_seconds: 2, retry_seconds: 60, save_seconds: 300 }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The protocol itself is `bulbil_core`. Here, from the outside in: [`cli`] takes the command line, [`commands`] carries it
 //! out; [`config`], [`state`], [`identity`], [`logging`] and [`shutdown`] are what a process needs around a node; [`node`] is the
-//! node; [`socks`] is a proxy in front of one; [`auth`] is an application over the network; [`target_server`], [`demo`] and [`net`] show a whole network on one machine.
+//! node; [`control`] is how its owner asks it; [`socks`] is a proxy in front of one; [`auth`] is an application over the network; [`target_server`], [`demo`] and [`net`] show a whole network on one machine.
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a failed test may panic"))]
 
@@ -15,6 +15,7 @@ pub mod auth;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod demo;
 mod engine;
 pub mod identity;

@@ -11,6 +11,7 @@
 //! Calls block on the disk; from async code use `spawn_blocking`.
 
 use std::{
+    ffi::{OsStr, OsString},
     fmt,
     fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read, Write},
@@ -208,8 +209,7 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let metadata = private_dir(path)?;
         let lock_path = path.join(LOCK);
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let lock = lock.map_err(|error| StateError::io(&lock_path, error))?;
+        let lock = lock_file(&lock_path)?;
         let owner = lock.metadata().map_err(|error| StateError::io(&lock_path, error))?.uid();
         if owner != metadata.uid() {
             return Err(StateError::new(path, Problem::Foreign));
@@ -367,14 +367,79 @@ pub fn write_private(path: &Path, bytes: &[u8], replace: bool) -> Result<(), Sta
         return Err(StateError::new(path, Problem::NotAFile));
     };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temporary = std::ffi::OsString::from(".");
+    remove_left_behind(dir, Some(name));
+    let temporary = temporary_of(name, &std::process::id().to_string());
+    write_atomic(dir, &dir.join(temporary), path, bytes, create_held)
+}
+
+/// The temporary file beside `name`, of the process with this id.
+fn temporary_of(name: &OsStr, process: &str) -> OsString {
+    let mut temporary = OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".{}.new", std::process::id()));
-    write_atomic(dir, &dir.join(temporary), path, bytes, create_private)
+    temporary.push(format!(".{process}.new"));
+    temporary
+}
+
+/// Removes the temporary files in `dir` whose processes ended in the middle of [`write_private`]: those of the file `name`,
+/// or, in a directory in which everything is ours, all. What cannot be removed stays.
+pub fn remove_left_behind(dir: &Path, name: Option<&OsStr>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if is_temporary(&entry.file_name(), name) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // Another process may be faster; and what others put into a common directory is theirs to remove.
+            let _stays = remove_if_free(&entry.path());
+        }
+    }
+}
+
+/// Whoever writes a temporary file holds its lock: one that is free belongs to nobody who still runs.
+fn remove_if_free(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    file.try_lock()?;
+    // In between its writer may have finished it, and begun another one of this name.
+    if is_at(&file, path)? { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(metadata) => Ok(metadata.ino() == file.metadata()?.ino()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this is what [`write_private`] calls its temporary files, of the file `name` or any.
+fn is_temporary(file: &OsStr, name: Option<&OsStr>) -> bool {
+    let parts = file.as_encoded_bytes().strip_prefix(b".").and_then(|rest| rest.strip_suffix(b".new"));
+    let Some(parts) = parts else { return false };
+    let Some(dot) = parts.iter().rposition(|&byte| byte == b'.') else { return false };
+    let (of, process) = parts.split_at(dot);
+    let digits = process.get(1..).is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
+    digits && !of.is_empty() && name.is_none_or(|name| name.as_encoded_bytes() == of)
 }
 
 fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// A new file whose lock is held until it is closed, so that nobody takes it for one left behind.
+fn create_held(path: &Path) -> io::Result<File> {
+    loop {
+        let file = create_private(path)?;
+        file.lock()?;
+        // In between somebody may have found it without a lock, and removed it.
+        if is_at(&file, path)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// The file at `path` to hold a lock on, which is made, with mode 0600, if it does not exist.
+///
+/// # Errors
+/// What the system reports.
+pub fn lock_file(path: &Path) -> Result<File, StateError> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    file.map_err(|error| StateError::io(path, error))
 }
 
 fn write_atomic(

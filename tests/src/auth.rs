@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bulbil_core::auth::client::Session;
 use bulbil_core::auth::key::SessionSecret;
-use bulbil_core::auth::{PasswordKey, PublicKey, Username};
+use bulbil_core::auth::{GREETING_LEN, PasswordKey, PublicKey, Username};
 use bulbil_core::wire::Target;
 use bulbil_host::auth::client::Client;
 use bulbil_host::auth::route::Route;
@@ -153,6 +153,77 @@ async fn record(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpi
         }
     }
     let _gone = to.shutdown().await;
+}
+
+/// What somebody between the exit and the server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meddling {
+    /// Nothing.
+    None,
+    /// Puts Argon2id's dearest parameters into the greeting.
+    Dearest,
+    /// Passes the server's key off as its own, and then has nothing to say to whoever seals to it.
+    Silent,
+    /// The same, but says something.
+    Garbage,
+}
+
+/// Somebody between the exit and the server.
+pub struct Middle {
+    /// Where it listens.
+    pub address: SocketAddr,
+    how: Arc<Mutex<Meddling>>,
+}
+
+impl Middle {
+    /// Forwards to `server` from now on.
+    ///
+    /// # Panics
+    /// There is no loopback.
+    pub async fn start(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback can be listened on");
+        let address = listener.local_addr().expect("a listener has an address");
+        let how = Arc::new(Mutex::new(Meddling::None));
+        let this = Self { address, how: Arc::clone(&how) };
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let how = *how.lock().unwrap_or_else(PoisonError::into_inner);
+                tokio::spawn(async move {
+                    let _ended = meddle(client, server, how).await;
+                });
+            }
+        });
+        this
+    }
+
+    /// What it does with connections from now on.
+    pub fn does(&self, how: Meddling) {
+        *self.how.lock().unwrap_or_else(PoisonError::into_inner) = how;
+    }
+}
+
+async fn meddle(mut client: TcpStream, server: SocketAddr, how: Meddling) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(server).await?;
+    let mut greeting = [0; GREETING_LEN];
+    server.read_exact(&mut greeting).await?;
+    if how == Meddling::Dearest {
+        // 1 GiB, 16 passes, 16 lanes.
+        greeting[1..10].copy_from_slice(&[0, 0x10, 0, 0, 0, 0, 0, 16, 16]);
+    }
+    client.write_all(&greeting).await?;
+    let mut length = [0; 2];
+    client.read_exact(&mut length).await?;
+    let sealed = u16::from_be_bytes(length) == 1841;
+    if sealed && matches!(how, Meddling::Silent | Meddling::Garbage) {
+        client.read_exact(&mut [0; 1841]).await?;
+        if how == Meddling::Garbage {
+            client.write_all(&1552u16.to_be_bytes()).await?;
+            client.write_all(&[0x5a; 1552]).await?;
+        }
+        return client.shutdown().await;
+    }
+    server.write_all(&length).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
 }
 
 /// Resident memory of a process in bytes; `None` where the system does not tell as Linux does.

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bulbil_core::auth::{KdfParameters, Username};
+use bulbil_core::auth::client::Standing;
+use bulbil_core::auth::{KdfParameters, SessionNumber, Username};
 use bulbil_core::wire::Target;
 use bulbil_host::auth::argon;
 use bulbil_host::auth::known_servers::KnownServers;
 use bulbil_host::auth::sessions::Sessions;
-use bulbil_tests::auth::{NetProcess, Recorder, ServerProcess};
+use bulbil_tests::auth::{Meddling, Middle, NetProcess, Recorder, ServerProcess};
 use bulbil_tests::processes::{NodeProcess, Process, client_config, own_address, serving_config};
 use bulbil_tests::scratch::Scratch;
 
@@ -54,20 +55,28 @@ impl Computer {
     }
 
     fn run(&self, command: &str, options: &[&str], rest: &[&str]) -> Ended {
+        ended(self.start(command, options, rest))
+    }
+
+    fn start(&self, command: &str, options: &[&str], rest: &[&str]) -> Process {
         let state = self.state.to_str().unwrap();
         let mut arguments = vec!["auth", command, "--state", state];
         arguments.extend(self.door.iter().map(String::as_str));
         arguments.extend_from_slice(options);
         arguments.push(&self.account);
         arguments.extend_from_slice(rest);
-        ended(Process::start(PROGRAM, arguments))
+        Process::start(PROGRAM, arguments)
     }
 
     /// With a password from a file.
     fn with_password(&self, command: &str, password: &str) -> Ended {
+        self.run(command, &["--password-file", &self.password_file(password)], &[])
+    }
+
+    fn password_file(&self, password: &str) -> String {
         let file = self.state.with_extension("password");
         std::fs::write(&file, password).unwrap();
-        self.run(command, &["--password-file", file.to_str().unwrap()], &[])
+        file.to_str().unwrap().to_owned()
     }
 }
 
@@ -252,4 +261,73 @@ async fn what_cannot_be_reached_is_told_apart() {
     no_proxy.run("disconnect", &[], &[]).failed("is a client node running");
     let no_account = ["auth", "disconnect", "--socks", "127.0.0.1:1", "alice"];
     assert_eq!(ended(Process::start(PROGRAM, no_account)).code, 2);
+}
+
+/// A server that announces a key which it does not hold is not remembered, whether the key is pinned or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_only_announced_is_not_remembered() {
+    let dir = Scratch::new("auth-announced");
+    let net = NetProcess::start(PROGRAM);
+    let server = ServerProcess::start(PROGRAM, &dir.path().join("server"), own_address(), &[]);
+    let middle = Middle::start(server.address).await;
+    let alice = Computer::new(dir.path().join("alice"), net.proxy, middle.address);
+    let known = KnownServers::of(&alice.state);
+    for how in [Meddling::Silent, Meddling::Garbage] {
+        middle.does(how);
+        for options in [&[][..], &["--fingerprint", &server.fingerprint]] {
+            // Nobody is asked for a password either: there would be no terminal.
+            let told = alice.run("sign-up", options, &[]);
+            assert!(told.stderr.contains(&server.fingerprint), "{}", told.stderr);
+            assert!(!told.stderr.contains("first time"), "{}", told.stderr);
+            told.failed("does not show that it holds it");
+            assert!(!known.path().exists());
+        }
+    }
+    middle.does(Meddling::None);
+    let met = alice.with_password("sign-up", PASSWORD);
+    assert!(met.stderr.contains("first time"), "{}", met.stderr);
+    met.done("signed up; now: bulbil auth sign-in");
+    let remembered = known.find(&Target::from(middle.address)).unwrap().unwrap();
+    assert_eq!(remembered.fingerprint().to_string(), server.fingerprint);
+}
+
+/// Whoever changes the greeting makes no client hash, and none ask for a password.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_the_server_says_how_passwords_are_hashed() {
+    let dir = Scratch::new("auth-greeting");
+    let net = NetProcess::start(PROGRAM);
+    let server = ServerProcess::start(PROGRAM, &dir.path().join("server"), own_address(), &[]);
+    let middle = Middle::start(server.address).await;
+    let alice = Computer::new(dir.path().join("alice"), net.proxy, middle.address);
+    for command in ["sign-up", "sign-in"] {
+        middle.does(Meddling::None);
+        alice.run(command, &[], &[]).failed("no terminal to ask for the password");
+        middle.does(Meddling::Dearest);
+        alice.run(command, &[], &[]).failed("the server closed the connection without an answer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_at_once_have_one_session() {
+    let dir = Scratch::new("auth-at-once");
+    let net = NetProcess::start(PROGRAM);
+    let state = dir.path().join("server");
+    let server = ServerProcess::start(PROGRAM, &state, own_address(), &[]);
+    let first = Computer::new(dir.path().join("first"), net.proxy, server.address);
+    first.with_password("sign-up", PASSWORD).done("signed up; now: bulbil auth sign-in");
+    // On a computer that has no session yet.
+    let second = Computer::new(dir.path().join("second"), net.proxy, server.address);
+    let file = second.password_file(PASSWORD);
+    let commands: Vec<_> = (0..4).map(|_| second.start("sign-in", &["--password-file", &file], &[])).collect();
+    let mut said: Vec<_> = commands.into_iter().map(ended).collect();
+    said.sort_by_key(|ended| ended.stdout.len());
+    let mut said = said.into_iter();
+    said.next().unwrap().done("signed in, session 1");
+    said.for_each(|ended| ended.done("already signed in on this computer, session 1"));
+    assert_eq!(users(&state), format!("{USER} connected 1 session"));
+    second.run("act", &[], &["write", NOTE]).done("note kept");
+    let sessions = Sessions::of(&second.state).unwrap();
+    let key = KnownServers::of(&second.state).find(&Target::from(server.address)).unwrap().unwrap();
+    let session = sessions.load(&key, &Username::new(USER).unwrap()).unwrap().unwrap();
+    assert_eq!(session.standing(), Standing::SignedIn(SessionNumber(1)));
 }

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bulbil_core::auth::{PublicKey, SessionNumber, Status};
 use bulbil_host::auth::client::{Client, Said, TalkError};
 use bulbil_host::auth::{database, place};
 use bulbil_tests::auth::{NetProcess, ServerProcess, password_key, patiently, resident, session};
-use bulbil_tests::processes::own_address;
+use bulbil_tests::fixture::IDENTITIES;
+use bulbil_tests::processes::{Process, own_address};
 use bulbil_tests::scratch::Scratch;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt as _;
@@ -38,50 +39,76 @@ fn stored(state: &Path) -> Vec<(String, u64)> {
     all
 }
 
-/// Signs a user up at a server that is killed now and then: again and again until the answer is clear.
-async fn sign_up(client: &Client, server: &PublicKey, number: usize, lives: &mut watch::Receiver<usize>) {
-    let mut lost_an_answer = false;
-    // One attempt for each of the server's lives is all that may fail.
-    for _ in 0..=KILLS {
+/// A server that is killed now and then, and started again at the same address.
+struct Mortal {
+    running: ServerProcess,
+    state: PathBuf,
+    /// How many times it was started again.
+    life: watch::Sender<usize>,
+}
+
+impl Mortal {
+    fn start(state: PathBuf) -> Self {
+        let running = ServerProcess::start(PROGRAM, &state, own_address(), &[]);
+        Self { running, state, life: watch::Sender::new(0) }
+    }
+
+    fn kill(&mut self) {
+        self.running.process.kill();
+    }
+
+    fn revive(&mut self) {
+        self.running = ServerProcess::start(PROGRAM, &self.state, self.running.address, &[]);
+        self.life.send_modify(|life| *life += 1);
+    }
+}
+
+/// Asks until there is an answer: once in each of the server's lives is all that may fail. Answers what was said, and how many times
+/// it was asked in vain before.
+async fn ask<F: Future<Output = Result<Said, TalkError>>>(
+    who: &str,
+    lives: &mut watch::Receiver<usize>,
+    attempt: impl Fn() -> F,
+) -> (Said, u64) {
+    for lost in 0..=KILLS as u64 {
         let life = *lives.borrow_and_update();
-        let attempt = async {
-            let mut session = session(&name(number), server, number);
-            client.connect(server).await?.sign_up(&mut session, &password_key(number)).await
-        };
-        match attempt.await {
-            Ok(Said::Log(Status::SignedUp)) => return,
-            // The lost answer would have been that it was done.
-            Ok(Said::Log(Status::NameTaken)) if lost_an_answer => return,
-            Ok(said) => panic!("{said:?} to {number}"),
+        match attempt().await {
+            Ok(said) => return (said, lost),
             Err(error) => {
-                eprintln!("{number}, life {life}: {error}");
-                lost_an_answer = true;
+                eprintln!("{who}, life {life}: {error}");
                 lives.wait_for(|now| *now > life).await.expect("the server is started again");
             }
         }
     }
-    panic!("{number} was not signed up in any of the server's lives");
+    panic!("{who} got no answer in any of the server's lives");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9_in_the_middle_of_1000_sign_ups() {
     let dir = Scratch::new("auth-kill");
-    let state = dir.path().join("server");
     let net = NetProcess::start(PROGRAM);
-    let address = own_address();
-    let mut running = ServerProcess::start(PROGRAM, &state, address, &[]);
+    let mut mortal = Mortal::start(dir.path().join("server"));
+    let address = mortal.running.address;
     let server = net.client(address).discover().await.unwrap();
-    assert_eq!(server.fingerprint().to_string(), running.fingerprint);
+    assert_eq!(server.fingerprint().to_string(), mortal.running.fingerprint);
 
-    let (life, lives) = watch::channel(0);
     let acknowledged = watch::Sender::new(BTreeSet::new());
     let mut clients = JoinSet::new();
     for start in 0..CLIENTS {
-        let (client, server, mut lives) = (net.client(address), server.clone(), lives.clone());
+        let (client, server, mut lives) = (net.client(address), server.clone(), mortal.life.subscribe());
         let acknowledged = acknowledged.clone();
         clients.spawn(async move {
             for number in (start..SIGN_UPS).step_by(CLIENTS) {
-                sign_up(&client, &server, number, &mut lives).await;
+                let sign_up = || async {
+                    let mut session = session(&name(number), &server, number);
+                    client.connect(&server).await?.sign_up(&mut session, &password_key(number)).await
+                };
+                match ask(&name(number), &mut lives, sign_up).await {
+                    (Said::Log(Status::SignedUp), _) => {}
+                    // A lost answer would have been that it was done.
+                    (Said::Log(Status::NameTaken), 1..) => {}
+                    said => panic!("{said:?} to {number}"),
+                }
                 acknowledged.send_modify(|all| {
                     all.insert(name(number));
                 });
@@ -92,40 +119,111 @@ async fn what_was_acknowledged_survives_kill_9_in_the_middle_of_1000_sign_ups() 
     for kill in 1..=KILLS {
         let due = kill * SIGN_UPS / (KILLS + 1);
         patiently(progress.wait_for(|all| all.len() >= due)).await.unwrap();
-        running.process.kill();
+        mortal.kill();
         let before = acknowledged.borrow().clone();
         // What was said to be there is there, at once and without repair by anybody.
-        let there: BTreeSet<_> = stored(&state).into_iter().map(|(name, _)| name).collect();
+        let there: BTreeSet<_> = stored(&mortal.state).into_iter().map(|(name, _)| name).collect();
         assert!(before.is_subset(&there), "{:?} are lost", before.difference(&there).collect::<Vec<_>>());
-        running = ServerProcess::start(PROGRAM, &state, address, &[]);
-        life.send_modify(|life| *life += 1);
+        mortal.revive();
     }
     patiently(async { while clients.join_next().await.transpose().unwrap().is_some() {} }).await;
 
     let expected: Vec<_> = (0..SIGN_UPS).map(|number| (name(number), 0)).collect();
-    assert_eq!(stored(&state), expected);
+    assert_eq!(stored(&mortal.state), expected);
+    assert!(mortal.running.process.terminate().success());
+}
 
-    // Counters: sign-ins, a kill in their middle, and sign-ins again; a number comes once.
-    let mut heard = vec![0; 40];
-    for round in 0..4 {
-        for (number, heard) in heard.iter_mut().enumerate() {
-            let mut session = session(&name(number), &server, number + round);
-            let mut conversation = net.client(address).connect(&server).await.unwrap();
-            match conversation.sign_in(&mut session, &password_key(number)).await.unwrap() {
-                Said::Log(Status::SignedIn(SessionNumber(now))) => {
-                    assert!(now > *heard, "{now} after {heard}");
-                    *heard = now;
-                }
-                said => panic!("{said:?}"),
-            }
-            if number == 20 {
-                running.process.kill();
-                running = ServerProcess::start(PROGRAM, &state, address, &[]);
-            }
-        }
+/// Sessions between one kill and the next.
+const SIGN_INS: usize = 60;
+/// Computers of each user, with three keys each.
+const COMPUTERS: usize = IDENTITIES / 3;
+
+/// What the clients of one user have heard.
+#[derive(Clone, Default)]
+struct Heard {
+    numbers: BTreeSet<u64>,
+    /// Answers that were lost: no more sessions than that were begun without being heard of.
+    lost: u64,
+}
+
+impl Heard {
+    fn highest(&self) -> u64 {
+        self.numbers.last().copied().unwrap_or(0)
     }
-    assert!(heard.iter().all(|heard| *heard == 4), "{heard:?}");
-    assert!(running.process.terminate().success());
+}
+
+/// Eight clients, two for each of four users, never pause: whenever the server is killed, requests of each kind are on their way, in work
+/// or answered. Each sign-in begins another session, because its key is not that of the session there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn session_numbers_only_grow_though_kill_9_comes_in_the_middle_of_sign_ins() {
+    let dir = Scratch::new("auth-kill-sessions");
+    let net = NetProcess::start(PROGRAM);
+    let mut mortal = Mortal::start(dir.path().join("server"));
+    let address = mortal.running.address;
+    let server = net.client(address).discover().await.unwrap();
+    let users = CLIENTS / COMPUTERS;
+    for user in 0..users {
+        let mut conversation = net.client(address).connect(&server).await.unwrap();
+        let signed_up = conversation.sign_up(&mut session(&name(user), &server, 0), &password_key(user)).await.unwrap();
+        assert_eq!(signed_up, Said::Log(Status::SignedUp));
+    }
+
+    let heard = watch::Sender::new(vec![Heard::default(); users]);
+    let enough = watch::Sender::new(false);
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let (client, server, mut lives) = (net.client(address), server.clone(), mortal.life.subscribe());
+        let (heard, enough) = (heard.clone(), enough.subscribe());
+        let (user, computer) = (number % users, number / users);
+        clients.spawn(async move {
+            let mut last = 0;
+            for round in 0.. {
+                if *enough.borrow() {
+                    break;
+                }
+                let sign_in = || async {
+                    let mut session = session(&name(user), &server, computer * 3 + round % 3);
+                    client.connect(&server).await?.sign_in(&mut session, &password_key(user)).await
+                };
+                let (now, lost) = match ask(&name(user), &mut lives, sign_in).await {
+                    (Said::Log(Status::SignedIn(SessionNumber(now))), lost) => (now, lost),
+                    // The lost answer would have been that this session had begun.
+                    (Said::Log(Status::AlreadySignedIn(SessionNumber(now))), lost @ 1..) => (now, lost),
+                    said => panic!("{said:?} to computer {computer} of {user}"),
+                };
+                assert!(now > last, "{now} after {last}");
+                last = now;
+                heard.send_modify(|heard| {
+                    assert!(heard[user].numbers.insert(now), "{now} of {user} comes twice");
+                    heard[user].lost += lost;
+                });
+            }
+        });
+    }
+    let mut progress = heard.subscribe();
+    let total = |heard: &Vec<Heard>| heard.iter().map(|heard| heard.numbers.len()).sum::<usize>();
+    for kill in 1..=KILLS {
+        patiently(progress.wait_for(|heard| total(heard) >= kill * SIGN_INS)).await.unwrap();
+        mortal.kill();
+        let before = heard.borrow().clone();
+        for ((name, stored), heard) in stored(&mortal.state).into_iter().zip(before) {
+            assert!(stored >= heard.highest(), "{name}: {stored} stored, {} heard", heard.highest());
+        }
+        mortal.revive();
+    }
+    patiently(progress.wait_for(|heard| total(heard) >= (KILLS + 1) * SIGN_INS)).await.unwrap();
+    enough.send_replace(true);
+    patiently(async { while clients.join_next().await.transpose().unwrap().is_some() {} }).await;
+
+    let stored = stored(&mortal.state);
+    assert_eq!(stored.len(), users);
+    for ((name, stored), heard) in stored.into_iter().zip(&*heard.borrow()) {
+        let unheard = stored.checked_sub(heard.numbers.len() as u64).expect("what is heard of is stored");
+        assert!(stored >= heard.highest() && unheard <= heard.lost, "{name}: {stored} stored, {:?}", heard.numbers);
+    }
+    let lost: u64 = heard.borrow().iter().map(|heard| heard.lost).sum();
+    assert!(lost >= KILLS as u64, "{lost} answers were lost: nobody was in flight");
+    assert!(mortal.running.process.terminate().success());
 }
 
 /// Fifty clients, each a user of its own, each ten times.
@@ -269,4 +367,54 @@ async fn newcomers_in_waves_do_not_keep_others_out() {
         visit(&client, &server, time).await.unwrap();
     }
     assert!(running.process.terminate().success());
+}
+
+/// What the disk holds is gone, under a server that runs: it does not go on for ever saying that it is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_database_is_damaged_ends_and_says_what_to_do() {
+    let dir = Scratch::new("auth-damaged");
+    let state = dir.path().join("server");
+    let net = NetProcess::start(PROGRAM);
+    let mut running = ServerProcess::start(PROGRAM, &state, own_address(), &[]);
+    let client = net.client(running.address);
+    let server = client.discover().await.unwrap();
+    let mut honest = session("honest", &server, 1);
+    let mut conversation = client.connect(&server).await.unwrap();
+    let signed_up = conversation.sign_up(&mut honest, &password_key(1)).await.unwrap();
+    assert_eq!(signed_up, Said::Log(Status::SignedUp));
+    for file in ["users.sqlite", "users.sqlite-wal"] {
+        let path = state.join(file);
+        let len = usize::try_from(path.metadata().unwrap().len()).unwrap();
+        std::fs::write(&path, vec![0x5a; len]).unwrap();
+    }
+    assert_eq!(conversation.begin(&mut honest).await.unwrap(), Said::Log(Status::Unavailable));
+    assert_eq!(running.process.end().code(), Some(1));
+    let told = running.process.stderr();
+    assert!(told.contains("error: the database") && told.contains("restore it from a backup"), "{told}");
+}
+
+/// With fewer open files than connections it would be the system that refuses newcomers, and nobody would give way.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_few_open_files_there_are_fewer_connections_and_nobody_is_kept_out() {
+    let dir = Scratch::new("auth-files");
+    let net = NetProcess::start(PROGRAM);
+    let (state, address) = (dir.path().join("server"), own_address().to_string());
+    let serve = "ulimit -n 100 && exec \"$0\" auth serve --state \"$1\" --listen \"$2\" --argon2 19456,2,1";
+    let mut process = Process::start("sh", ["-c", serve, PROGRAM, state.to_str().unwrap(), &address]);
+    let address = process.line("listening ").parse().unwrap();
+    let client = net.client(address);
+    let server = client.discover().await.unwrap();
+    let mut conversation = client.connect(&server).await.unwrap();
+    let signed_up = conversation.sign_up(&mut session("honest", &server, 1), &password_key(1)).await.unwrap();
+    assert_eq!(signed_up, Said::Log(Status::SignedUp));
+    let mut held = Vec::new();
+    for time in 1..=5 {
+        for _ in 0..100 {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        visit(&client, &server, time).await.unwrap();
+    }
+    assert!(process.terminate().success());
+    let log = process.stderr();
+    assert!(log.contains("possible=36 wanted=768") && !log.contains("cannot accept"), "{log}");
 }

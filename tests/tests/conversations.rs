@@ -95,6 +95,26 @@ fn either_side_may_finish_first() {
     }
 }
 
+/// A proxy's client is attached only once it has been told that the target is reached: until then the target may have come and gone.
+#[test]
+fn an_application_that_comes_late_hears_everything_and_its_end() {
+    for answer in [0, 1, 1000] {
+        run(answer, &FIVE, |network| {
+            let wish = Wish { first: 0, ..Wish::new(Behaviour::Answer(answer), 300) };
+            let talk = network.open_detached(0, &PATH, wish).unwrap();
+            network.run_until(STEPS, |network| network.talk(talk).connected().is_some());
+            network.run_for(Duration::from_secs(1));
+            network.attach_app(talk);
+            finish(network, talk);
+            let talk = network.talk(talk);
+            assert_eq!((talk.app().heard(), talk.app().heard_end()), (answer, Some(Heard::End)));
+            assert_eq!(talk.end(), Some((EndReason::Done, 3)));
+            assert!(talk.is_whole());
+            network.settle();
+        });
+    }
+}
+
 #[test]
 fn request_response_ends_with_the_answer_though_the_client_has_not_finished() {
     run(3, &FIVE, |network| {

@@ -56,6 +56,31 @@ async fn a_stream_is_read_and_written_like_any_other() {
     network.shutdown().await;
 }
 
+/// What comes before anybody reads is not lost, be it nothing but the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_late_still_reads_the_end() {
+    let network = Network::start().await.unwrap();
+    for answer in [&b""[..], b"hello"] {
+        let silent = serve_each(move |mut stream| async move {
+            let _written = stream.write_all(answer).await;
+        })
+        .await;
+        let mut circuits = Vec::new();
+        for _ in 0..20 {
+            let mut circuit = network.client.open(to(silent), OpenOptions::default()).await.unwrap();
+            circuit.connected().await.unwrap();
+            circuits.push(circuit);
+        }
+        for mut circuit in circuits {
+            let mut heard = Vec::new();
+            timeout(PATIENCE, circuit.read_to_end(&mut heard)).await.expect("the end comes").unwrap();
+            assert_eq!(heard, answer);
+        }
+    }
+    emptied(&network).await;
+    network.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_answered_signed_and_continued() {
     let network = Network::start().await.unwrap();

@@ -81,6 +81,7 @@ fn check_record(input: &[u8]) {
     if let Ok(record) = UserRecord::decode(&padded) {
         assert_eq!(*record.encode(), padded);
         assert!(record.revision().0 > 0);
+        assert!((1..=4).contains(&padded[114]), "known session keys");
     }
     assert!(input.len() == RECORD_LEN || UserRecord::decode(input).is_err(), "a record of another length");
 }

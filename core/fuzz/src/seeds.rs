@@ -45,7 +45,10 @@ pub fn auth() -> Vec<Seed> {
     let seeds = [
         ("public-key", message("0::-:public_key:")),
         ("key", with_kind(0, &[b"2::-:public_key:".as_slice(), &public.to_der()].concat())),
-        ("sign-up", with_kind(0, &[b"0::alice:sign_up:".as_slice(), &[0xa5; 32]].concat())),
+        (
+            "sign-up",
+            with_kind(0, &[format!("0:{tag}:alice:sign_up:").as_bytes(), &[0xa5; 32], &public.to_der()].concat()),
+        ),
         ("sign-in", with_kind(0, &[format!("2:{tag}:alice:sign_in:").as_bytes(), &public.to_der()].concat())),
         ("challenge", message(&format!("1::alice:challenge:bonjour_alice_{nonce}"))),
         ("act-write", message(&format!("0:{tag}:alice:act:write:a:b::c"))),
@@ -57,8 +60,9 @@ pub fn auth() -> Vec<Seed> {
         ("unknown-encoding", message("3::alice:act:")),
         ("no-text", with_kind(0, b"1::alice:log:\xff")),
         ("too-long", message(&format!("0::alice:act:{}", "x".repeat(1101)))),
-        ("record-registered", record("alice", 0, 0)),
+        ("record-registered", record("alice", 1, 0)),
         ("record-connected", record("a.b-c_d", 4, 1)),
+        ("record-no-device", record("alice", 0, 0)),
         ("record-too-many-devices", record("alice", 5, 0)),
         ("record-cut", record("alice", 1, 1)[..400].to_vec()),
         ("status", with_kind(2, b"429 retry after 30 s")),

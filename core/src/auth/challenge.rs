@@ -103,7 +103,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether `bytes` are this answer; takes as long whatever they are, as long as they are as many.
+    /// Whether `bytes` are this answer, by `subtle`'s comparison in constant time.
     #[must_use]
     pub fn matches(&self, bytes: &[u8]) -> bool {
         self.as_ref().ct_eq(bytes).into()

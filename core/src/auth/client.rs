@@ -3,6 +3,10 @@
 //! One request at a time: a method puts a frame into the caller's [`Frame`]; once that is sent, the reply's frame goes to
 //! [`Connection::handle`]. A connection that failed is of no more use; nothing that it was asked to do is done twice by
 //! asking again on another.
+//!
+//! What a greeting says is anybody's word until the server has answered: hash no password before
+//! [`Connection::parameters`] tells how. When signing in that is once the challenge is there; before signing up
+//! [`Connection::confirm`] asks for an answer.
 
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
@@ -12,9 +16,9 @@ use super::envelope::{Channel, ChannelFailed, Expected, Frame, Greeting, LENGTH_
 use super::key::{Fingerprint, PublicKey, SessionSecret};
 use super::message::{Content, Message, MessageError, Request};
 use super::name::{USERNAME_MAX_LEN, Username};
-use super::password::PasswordKey;
+use super::password::{KdfParameters, PasswordKey};
 use super::record::NOTE_MAX_LEN;
-use super::server::{READ, WRITE};
+use super::server::{READ, SIGN_UP_LEN, WRITE};
 use super::status::{SessionNumber, Status};
 use crate::crypto::identity::SigningFailed;
 use crate::wire::{Reader, WireError, Writer};
@@ -81,7 +85,8 @@ pub enum Standing {
 
 /// A user's session on this computer: the key that signs for it. Wiped when dropped.
 ///
-/// The key is kept over sign-ins: a key that has signed in before is not slowed by the wrong answers of strangers.
+/// The key is kept from the sign-up and over sign-ins: a key that has signed up or in before is not slowed by the wrong answers
+/// of strangers.
 pub struct Session {
     username: Username,
     server: Fingerprint,
@@ -252,6 +257,9 @@ impl Discovery {
 pub struct Connection {
     channel: Channel,
     server: Fingerprint,
+    parameters: KdfParameters,
+    /// Whether the server has answered, which nobody else can.
+    confirmed: bool,
     /// Until the first frame has been made.
     opening: Option<Opening>,
     awaiting: Awaiting,
@@ -260,6 +268,7 @@ pub struct Connection {
 #[derive(Clone)]
 enum Awaiting {
     Nothing,
+    Confirmation,
     SignedUp,
     Challenge,
     /// Nothing, but an answer may be given.
@@ -277,17 +286,64 @@ impl Connection {
     /// [`ChannelFailed`] for a greeting or key that nobody may have.
     pub fn new(greeting: &Greeting, server: &PublicKey, rng: &mut dyn CryptoRng) -> Result<Self, ChannelFailed> {
         let (channel, opening) = Channel::connect(greeting, Some(server), rng)?;
-        Ok(Self { channel, server: server.fingerprint(), opening: Some(opening), awaiting: Awaiting::Nothing })
+        Ok(Self {
+            channel,
+            server: server.fingerprint(),
+            parameters: greeting.parameters(),
+            confirmed: false,
+            opening: Some(opening),
+            awaiting: Awaiting::Nothing,
+        })
     }
 
-    /// Asks for an account whose password key is `key`.
+    /// How the server wants passwords hashed; `None` until it has answered on this connection, which shows that it holds its key
+    /// and that the greeting is its own. Whoever hashes earlier can be made to work by anybody in between.
+    #[must_use]
+    pub fn parameters(&self) -> Option<KdfParameters> {
+        self.confirmed.then_some(self.parameters)
+    }
+
+    /// Asks for nothing but an answer; it goes to [`Self::handle_confirmation`].
+    ///
+    /// # Errors
+    /// [`ClientError::OutOfTurn`].
+    pub fn confirm(&mut self, frame: &mut Frame) -> Result<(), ClientError> {
+        self.in_turn()?;
+        let message = Message::unsigned(Username::nobody(), Request::PublicKey, Content::Raw(&[]));
+        self.send(&message, Awaiting::Confirmation, frame)
+    }
+
+    /// Takes the frame (without its length field) of the reply to [`Self::confirm`], and answers as [`Self::parameters`] from then on.
+    ///
+    /// # Errors
+    /// [`ClientError`]: close the connection.
+    pub fn handle_confirmation(&mut self, frame: &mut [u8]) -> Result<KdfParameters, ClientError> {
+        let (awaiting, message) = self.open(frame)?;
+        match (awaiting, message.request, message.content) {
+            (Awaiting::Confirmation, Request::PublicKey, Content::Key(key)) if key.fingerprint() == self.server => {
+                Ok(self.parameters)
+            }
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Asks for an account whose password key is `key`, and whose first known session key is that of `session`: store the
+    /// session before.
     ///
     /// # Errors
     /// [`ClientError`], the caller's mistakes.
-    pub fn sign_up(&mut self, session: &Session, key: &PasswordKey, frame: &mut Frame) -> Result<(), ClientError> {
-        self.ready(session)?;
-        let content = Content::Raw(key.as_bytes());
-        self.send(&Message::unsigned(session.username.clone(), Request::SignUp, content), Awaiting::SignedUp, frame)
+    pub fn sign_up(
+        &mut self,
+        session: &Session,
+        key: &PasswordKey,
+        rng: &mut dyn CryptoRng,
+        frame: &mut Frame,
+    ) -> Result<(), ClientError> {
+        let mut content = Zeroizing::new([0; SIGN_UP_LEN]);
+        let mut writer = Writer::new(content.as_mut_slice());
+        let written = writer.put(key.as_bytes()).and_then(|()| writer.put(&session.secret.public().to_der()));
+        written.expect("the length is that of the two");
+        self.send_signed(session, Request::SignUp, Content::Raw(content.as_slice()), Awaiting::SignedUp, rng, frame)
     }
 
     /// Begins to sign in.
@@ -368,8 +424,7 @@ impl Connection {
     /// # Errors
     /// [`ClientError`]: close the connection. What the request did is not known.
     pub fn handle<'a>(&mut self, session: &mut Session, frame: &'a mut [u8]) -> Result<Reply<'a>, ClientError> {
-        let awaiting = core::mem::replace(&mut self.awaiting, Awaiting::Nothing);
-        let message = Message::parse(self.channel.open(frame)?).map_err(ClientError::Message)?;
+        let (awaiting, message) = self.open(frame)?;
         let not_understood = Username::nobody() == message.username;
         if message.username != session.username && !not_understood {
             return Err(ClientError::Unexpected);
@@ -392,12 +447,24 @@ impl Connection {
         }
     }
 
-    fn ready(&self, session: &Session) -> Result<(), ClientError> {
+    /// The message in a frame, and what was awaited until now.
+    fn open<'a>(&mut self, frame: &'a mut [u8]) -> Result<(Awaiting, Message<'a>), ClientError> {
+        let awaiting = core::mem::replace(&mut self.awaiting, Awaiting::Nothing);
+        let message = self.channel.open(frame)?;
+        self.confirmed = true;
+        Ok((awaiting, Message::parse(message).map_err(ClientError::Message)?))
+    }
+
+    const fn in_turn(&self) -> Result<(), ClientError> {
         match self.awaiting {
-            Awaiting::Nothing | Awaiting::Answering(_) if session.server == self.server => Ok(()),
-            Awaiting::Nothing | Awaiting::Answering(_) => Err(ClientError::OtherServer),
+            Awaiting::Nothing | Awaiting::Answering(_) => Ok(()),
             _ => Err(ClientError::OutOfTurn),
         }
+    }
+
+    fn ready(&self, session: &Session) -> Result<(), ClientError> {
+        self.in_turn()?;
+        if session.server == self.server { Ok(()) } else { Err(ClientError::OtherServer) }
     }
 
     fn send_signed(
@@ -458,7 +525,7 @@ impl Awaiting {
     /// What a session is after `status` came in reply to this, or `None` if that is no reply to it.
     fn standing_after(&self, status: Status, before: Standing) -> Option<Standing> {
         match (self, status) {
-            (Self::Nothing | Self::Answering(_), _) => None,
+            (Self::Nothing | Self::Confirmation | Self::Answering(_), _) => None,
             (Self::SignedIn, Status::SignedIn(number)) | (Self::Challenge, Status::AlreadySignedIn(number)) => {
                 Some(Standing::SignedIn(number))
             }
@@ -469,7 +536,7 @@ impl Awaiting {
             (Self::SignedUp, Status::SignedUp | Status::NameTaken)
             | (Self::NoteKept, Status::NoteKept)
             | (Self::SignedIn, Status::RetryAfter(_))
-            | (Self::Challenge | Self::SignedIn, Status::Refused)
+            | (Self::SignedUp | Self::Challenge | Self::SignedIn, Status::Refused)
             | (_, Status::NotUnderstood | Status::Unavailable) => Some(before),
             _ => None,
         }

@@ -105,8 +105,8 @@ impl Greeting {
         Ok(Self { bytes: *bytes, parameters, dh })
     }
 
-    /// How this server's passwords are hashed. Not authentic until the server has answered on a channel that this
-    /// greeting opened; until then nobody but the server could read what was made with them.
+    /// How this server's passwords are hashed, as whoever greets says. Hash by
+    /// [`Connection::parameters`](super::client::Connection::parameters), which the server has confirmed.
     #[must_use]
     pub const fn parameters(&self) -> KdfParameters {
         self.parameters

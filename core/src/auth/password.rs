@@ -22,7 +22,7 @@ const SALT_CONTEXT: &[u8] = b"bulbil/1 auth salt";
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PasswordKey([u8; PASSWORD_KEY_LEN]);
 
-/// In a time that tells nothing of the keys.
+/// By `subtle`'s comparison in constant time.
 impl PartialEq for PasswordKey {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -36,10 +36,6 @@ impl PasswordKey {
     #[must_use]
     pub const fn new(bytes: [u8; PASSWORD_KEY_LEN]) -> Self {
         Self(bytes)
-    }
-
-    pub(super) fn from_slice(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().map(Self)
     }
 
     /// The key's bytes.

@@ -19,7 +19,7 @@ pub const RECORD_LEN: usize = 1
     + (2 + NOTE_MAX_LEN);
 /// The longest note in bytes.
 pub const NOTE_MAX_LEN: usize = 1024;
-/// Session keys that are remembered besides: the latest ones that began a session.
+/// Known session keys at most: of the one that signed up and those that signed in, the latest.
 pub const DEVICES_MAX: usize = 4;
 
 const VERSION: u8 = 1;
@@ -47,20 +47,21 @@ pub struct UserRecord {
     sessions: SessionNumber,
     username: Username,
     key: PasswordKey,
+    /// At least one.
     devices: heapless::Vec<Fingerprint, DEVICES_MAX, u8>,
     presence: Presence,
     note: Note,
 }
 
 impl UserRecord {
-    /// A user who has just signed up.
-    pub(super) fn new(username: Username, key: PasswordKey) -> Self {
+    /// A user who has just signed up with the holder of `session`: its key is known from the beginning.
+    pub(super) fn new(username: Username, key: PasswordKey, session: &PublicKey) -> Self {
         Self {
             revision: Revision(1),
             sessions: SessionNumber(0),
             username,
             key,
-            devices: heapless::Vec::new(),
+            devices: heapless::Vec::from_array([session.fingerprint()]),
             presence: Presence::Disconnected,
             note: Note::empty(),
         }
@@ -98,7 +99,7 @@ impl UserRecord {
         self.note.as_ref()
     }
 
-    /// Whether this session key has begun one of the latest sessions.
+    /// Whether this is one of the [`DEVICES_MAX`] session keys that signed up or in last.
     pub(super) fn knows(&self, device: &Fingerprint) -> bool {
         self.devices.contains(device)
     }
@@ -174,7 +175,7 @@ impl UserRecord {
         let username = Username::new(core::str::from_utf8(username).map_err(|_| WireError::Invalid)?)?;
         let key = PasswordKey::new(*reader.array()?);
         let count = reader.u8()?;
-        if usize::from(count) > DEVICES_MAX {
+        if !(1..=DEVICES_MAX).contains(&count.into()) {
             return Err(WireError::Invalid);
         }
         let mut devices = heapless::Vec::new();

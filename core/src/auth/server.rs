@@ -20,10 +20,10 @@ use rand_core::CryptoRng;
 
 use super::challenge::{Challenge, MaskKey};
 use super::envelope::{Binding, Channel, ChannelFailed, Expected, Frame, GREETING_LEN, Greeter, LENGTH_LEN};
-use super::key::{PublicKey, ServerSecret};
+use super::key::{DER_LEN, PublicKey, ServerSecret};
 use super::message::{Content, Message, MessageError, Request};
 use super::name::Username;
-use super::password::{KdfParameters, PasswordKey};
+use super::password::{KdfParameters, PASSWORD_KEY_LEN, PasswordKey};
 use super::record::{NOTE_MAX_LEN, Presence, Replaced, StorageFailed, UserRecord, Users};
 use super::status::{SessionNumber, Status};
 use super::throttle::{Allowance, Throttle};
@@ -34,6 +34,9 @@ pub const CHALLENGE_LIFE: Duration = Duration::from_secs(60);
 
 /// Each conflict means that another connection has changed the same user, so this many changes in a row came first.
 const CONFLICTS_MAX: u32 = 64;
+
+/// Bytes of a sign-up's content: the password key and the session's public key in DER.
+pub(super) const SIGN_UP_LEN: usize = PASSWORD_KEY_LEN + DER_LEN;
 
 /// Content of an act that asks for the note.
 pub(super) const READ: &[u8] = b"read";
@@ -242,8 +245,10 @@ fn decide<T: AsRef<[Allowance]>>(
     }
     match (message.request, &message.content) {
         (Request::PublicKey, Content::Raw([])) => Reply::PublicKey(server.public.clone()),
-        (Request::SignUp, Content::Raw(key)) => match PasswordKey::from_slice(key) {
-            Some(key) => sign_up(&message.username, key, users).into(),
+        (Request::SignUp, Content::Raw(content)) => match parse_sign_up(content) {
+            // As at a sign-in: what becomes a known session key has been proved by its holder.
+            Some((_, session)) if message.verify(&session, channel.binding()).is_err() => Status::Refused.into(),
+            Some((key, session)) => sign_up(&message.username, key, &session, users).into(),
             None => Status::NotUnderstood.into(),
         },
         (Request::SignIn, Content::Key(session)) => {
@@ -278,8 +283,14 @@ fn decide<T: AsRef<[Allowance]>>(
     }
 }
 
-fn sign_up(username: &Username, key: PasswordKey, users: &mut impl Users) -> Status {
-    match users.replace(None, &UserRecord::new(username.clone(), key)) {
+/// The password key and the session's key in the content of a sign-up.
+fn parse_sign_up(content: &[u8]) -> Option<(PasswordKey, PublicKey)> {
+    let (key, der) = content.split_first_chunk()?;
+    Some((PasswordKey::new(*key), PublicKey::from_der(der).ok()?))
+}
+
+fn sign_up(username: &Username, key: PasswordKey, session: &PublicKey, users: &mut impl Users) -> Status {
+    match users.replace(None, &UserRecord::new(username.clone(), key, session)) {
         Ok(Replaced::Stored) => Status::SignedUp,
         Ok(Replaced::Conflict) => Status::NameTaken,
         Err(StorageFailed) => Status::Unavailable,
@@ -376,8 +387,7 @@ fn current<T>(
         Some(Presence::Connected(session)) => Some(session),
         Some(Presence::Disconnected) | None => None,
     };
-    // Without a session the signature is checked as well, against a key that never signs: a user who does not exist
-    // takes as long as one who does.
+    // Without a session the signature is checked as well, against a key that never signs: to be unknown is no short cut.
     let verified = message.verify(session.unwrap_or(&server.public), binding);
     // The server's key, stolen, would sign: only a session's signature counts.
     let by_session = session.is_some() && verified.is_ok();

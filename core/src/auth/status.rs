@@ -28,7 +28,8 @@ pub enum Status {
     NameTaken,
     /// 429: too many wrong answers; whole seconds to wait.
     RetryAfter(u32),
-    /// 503: the server could not store or read the account. Nothing has changed.
+    /// 503: the server could not store or read the account. What was asked may or may not have been done; asking again does no
+    /// harm.
     Unavailable,
 }
 

@@ -159,7 +159,7 @@ impl Line {
     }
 
     pub(super) fn sign_up(&mut self, world: &mut World, session: &mut Session, key: u8) -> Status {
-        self.client.sign_up(session, &password(key), &mut self.frame).unwrap();
+        self.client.sign_up(session, &password(key), &mut world.rng, &mut self.frame).unwrap();
         self.log(world, session)
     }
 

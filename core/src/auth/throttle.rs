@@ -2,9 +2,9 @@
 //!
 //! Allowances are kept in a fixed table under a keyed hash: in its first half per username, for users that do not exist as
 //! for those that do, so that being slowed down tells nothing, and bounded whatever names are tried; in its second half per
-//! username and session key, for keys that have begun one of the user's latest sessions and have signed on the connection.
+//! username and session key, for the user's known session keys (the 4 that signed up or in last) that have signed on the connection.
 //! So strangers who keep guessing, under however many names, use up the first half alone. The second one is
-//! used up only by wrong answers from computers that their users have signed in with.
+//! used up only by wrong answers from computers that their users have signed up or in with.
 //!
 //! Allowances are lost when the server stops.
 

@@ -475,11 +475,13 @@ impl<S: Shell> Driver<'_, '_, S> {
         if descriptor.link_key != shaken.link_key.0 {
             return Err(LinkEnd::WrongNode);
         }
-        let verified = VerifiedDescriptor::verify(descriptor, shell.unix_time().unwrap_or(answer.time))
-            .map_err(LinkEnd::Descriptor)?;
+        // The signature first: what an authentic node says of the time is worth hearing most when its descriptor seems out of date.
+        let verified = VerifiedDescriptor::verify_stored(descriptor).map_err(LinkEnd::Descriptor)?;
         if expected.is_some_and(|expected| expected != verified.node()) {
             return Err(LinkEnd::WrongNode);
         }
+        shell.handle_time(link, verified.node(), answer.time);
+        verified.judge_validity(shell.unix_time().unwrap_or(answer.time)).map_err(LinkEnd::Descriptor)?;
         let peer_limit =
             RecordLimit::new(answer.limits.record_cells.value()).ok_or(LinkEnd::Answer(WireError::Invalid))?;
         let limits = PeerLimits {

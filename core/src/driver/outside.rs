@@ -18,13 +18,15 @@ pub struct OutsidePlace<S: Shell> {
     stream: Option<S::OutsideStream>,
     /// The stream has said that nothing more comes.
     finished: bool,
+    /// The network has; the stream does not know, because it is not attached yet.
+    finish_due: bool,
     /// The shell knows that the conversation is connected.
     announced: bool,
 }
 
 impl<S: Shell> OutsidePlace<S> {
     /// A place without a conversation.
-    pub const EMPTY: Self = Self { name: None, stream: None, finished: false, announced: false };
+    pub const EMPTY: Self = Self { name: None, stream: None, finished: false, finish_due: false, announced: false };
 }
 
 impl<S: Shell> Driver<'_, '_, S> {
@@ -44,7 +46,7 @@ impl<S: Shell> Driver<'_, '_, S> {
         Some(place)
     }
 
-    /// Attaches a stream to one of our own conversations. Until then what comes waits, under credit.
+    /// Attaches a stream to one of our own conversations. Until then what comes waits, under credit, and so does its end.
     pub fn attach(&mut self, shell: &mut S, name: ConversationId, stream: S::OutsideStream, now: Instant) {
         if self.node.knows(name) {
             self.claim(name, Some(stream));
@@ -144,6 +146,10 @@ impl<S: Shell> Driver<'_, '_, S> {
     /// Network to outside.
     fn write_out(&mut self, shell: &mut S, name: ConversationId, now: Instant) -> More {
         for _ in 0..TURN {
+            if !self.finish_if_due(name) {
+                self.lose(shell, name, now);
+                return More::No;
+            }
             match self.node.poll_output(name, self.scratch, now) {
                 Output::Nothing => return More::No,
                 Output::Over(outcome) => {
@@ -153,10 +159,8 @@ impl<S: Shell> Driver<'_, '_, S> {
                     return More::No;
                 }
                 Output::Finish => {
-                    let failed = self.stream(name).is_some_and(|stream| stream.finish().is_err());
-                    if failed {
-                        self.lose(shell, name, now);
-                        return More::No;
+                    if let Some(place) = self.claim(name, None) {
+                        place.finish_due = true;
                     }
                 }
                 Output::Bytes(len) => {
@@ -214,8 +218,11 @@ impl<S: Shell> Driver<'_, '_, S> {
         self.forget(name);
     }
 
-    fn stream(&mut self, name: ConversationId) -> Option<&mut S::OutsideStream> {
-        stream_of(self.outsides, name)
+    /// Tells the stream that nothing more comes, once both that is so and there is a stream; whether it took it.
+    fn finish_if_due(&mut self, name: ConversationId) -> bool {
+        let place = self.outsides.get_mut(name.index().slot()).filter(|place| place.name == Some(name));
+        let Some(OutsidePlace { stream: Some(stream), finish_due, .. }) = place else { return true };
+        !core::mem::take(finish_due) || stream.finish().is_ok()
     }
 }
 

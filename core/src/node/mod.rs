@@ -18,6 +18,7 @@
 
 mod arrival;
 mod audit;
+mod census;
 mod closing;
 pub mod config;
 mod links;
@@ -49,6 +50,7 @@ use crate::time::Instant;
 use crate::wire::{NodeId, WireError};
 
 pub use crate::circuit::table::ConversationId;
+pub use census::{Capacity, LinkCensus, ReplayUsage};
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening, Plan};
 pub use outcome::{Outcome, Suspect};
@@ -146,6 +148,8 @@ pub struct Counters {
     pub forward: u64,
     /// Relay cells that came from the far side.
     pub backward: u64,
+    /// Relay cells sent, either way.
+    pub sent: u64,
     /// Circuits opened here, as relay or exit.
     pub opened: u64,
     /// Onions rejected: authenticator, key, instruction.

@@ -164,6 +164,7 @@ impl Node<'_> {
                 flow.pop(&mut self.pool, growth);
                 sent += 1;
             }
+            self.counters.sent += sent as u64;
             let (sendable, empty) = (flow.sendable(), flow.waiting().is_empty());
             if sent > 0 {
                 entry.deadline = match entry.farewell {

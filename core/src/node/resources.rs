@@ -147,6 +147,6 @@ mod tests {
         ];
         assert_eq!(places, [440, 848, 12, 516, 5136, 1528]);
         assert_eq!(size_of::<Small>(), 87_392);
-        assert_eq!(size_of::<Node<'_>>(), 504);
+        assert_eq!(size_of::<Node<'_>>(), 512);
     }
 }

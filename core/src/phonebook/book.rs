@@ -2,9 +2,10 @@
 
 use core::borrow::Borrow;
 use core::cmp::Ordering;
+use core::time::Duration;
 
 use super::dispute::contradict;
-use super::entry::{Entry, Flag, Source};
+use super::entry::{Entry, FAILURE_PAUSE, Flag, Source};
 use super::shelves::{BookKey, Shelves, Slot, Vacancy};
 use super::{Evidence, Grouping, NetworkGroup, PathHop, VerifiedDescriptor};
 use crate::wire::{Descriptor, NodeId, UnixTime};
@@ -73,13 +74,14 @@ pub struct Phonebook<'m, C = VerifiedDescriptor> {
     pub(super) own: Option<NodeId>,
     pub(super) grouping: Grouping,
     pub(super) clock_in_doubt: bool,
+    pub(super) failure_pause: Duration,
 }
 
 impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
     /// An empty phonebook in `shelves`. The node called `own` is never taken in, so it is never on a path.
     #[must_use]
     pub fn new(shelves: Shelves<'m, C>, own: Option<NodeId>, key: BookKey, grouping: Grouping) -> Self {
-        Self { shelves: shelves.cleared(), key, own, grouping, clock_in_doubt: false }
+        Self { shelves: shelves.cleared(), key, own, grouping, clock_in_doubt: false, failure_pause: FAILURE_PAUSE }
     }
 
     /// How many nodes fit.
@@ -288,6 +290,11 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
     /// well to doubt it until others have agreed.
     pub const fn set_clock_in_doubt(&mut self, in_doubt: bool) {
         self.clock_in_doubt = in_doubt;
+    }
+
+    /// Sets the pause after a node's first failure, [`FAILURE_PAUSE`](super::FAILURE_PAUSE) at first.
+    pub const fn set_failure_pause(&mut self, pause: Duration) {
+        self.failure_pause = pause;
     }
 
     /// The pairs of descriptors that prove that a key is used twice.

@@ -14,8 +14,8 @@ use crate::wire::{Descriptor, NodeId, ProtocolVersion, UnixTime};
 pub const FAILURES_MAX: u8 = 5;
 /// Failures in a row after which a node that was never met is dropped.
 pub const FAILURES_MAX_UNMET: u8 = 2;
-/// The pause after the first failure; it doubles with each further one. Failures within it count as one: an outage seen by
-/// many circuits is one failure.
+/// The pause after the first failure, unless the owner decides otherwise; it doubles with each further one. Failures within it count as
+/// one: an outage seen by many circuits is one failure.
 pub const FAILURE_PAUSE: Duration = Duration::from_secs(60);
 /// Doublings of the pause at most; only pinned nodes get there.
 const DOUBLINGS_MAX: u8 = 6;
@@ -288,8 +288,8 @@ impl<C> Entry<C> {
     }
 
     /// Whether the last try failed and the pause after it is over.
-    pub(super) fn is_retry_due(&self, now: UnixTime) -> bool {
-        self.failures > 0 && self.is_pause_over(now)
+    pub(super) fn is_retry_due(&self, now: UnixTime, first_pause: Duration) -> bool {
+        self.failures > 0 && self.is_pause_over(now, first_pause)
     }
 
     /// Whether the last meeting, if there was one, is as long ago as that.
@@ -297,14 +297,14 @@ impl<C> Entry<C> {
         self.last_met == 0 || passed(self.last_met, now, span)
     }
 
-    fn is_pause_over(&self, now: UnixTime) -> bool {
+    fn is_pause_over(&self, now: UnixTime, first_pause: Duration) -> bool {
         let doublings = self.failures.saturating_sub(1).min(DOUBLINGS_MAX);
-        self.failures == 0 || passed(self.last_try, now, FAILURE_PAUSE * (1 << doublings))
+        self.failures == 0 || passed(self.last_try, now, first_pause * (1 << doublings))
     }
 
     /// Counts a failure unless it is one with the last; of a test that was begun, in any case. Says whether it was counted.
-    pub(super) fn note_failure(&mut self, now: UnixTime) -> bool {
-        let counts = self.has(Flag::Testing) || self.is_pause_over(now);
+    pub(super) fn note_failure(&mut self, now: UnixTime, first_pause: Duration) -> bool {
+        let counts = self.has(Flag::Testing) || self.is_pause_over(now, first_pause);
         if counts {
             self.failures = self.failures.saturating_add(1);
             self.last_try = seconds(now);

@@ -51,7 +51,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
 
     /// Whose pause is over; the one that has waited longest.
     fn failed(&self, now: UnixTime) -> Option<Slot> {
-        let due = self.testable(now).filter(|(_, entry)| entry.is_retry_due(now));
+        let due = self.testable(now).filter(|(_, entry)| entry.is_retry_due(now, self.failure_pause));
         due.min_by_key(|(_, entry)| entry.last_try()).map(|(slot, _)| slot)
     }
 
@@ -67,14 +67,14 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         self.rested(now).min_by_key(|(_, entry)| entry.last_met()).map(|(slot, _)| slot)
     }
 
-    /// Whether another node waits for the outcome of a test, or `new` holds one that has not been tested yet: then tests should
-    /// follow each other closely.
+    /// Whether another node waits for the outcome of a test, `new` holds one that has not been tested yet, or the pause after a failure is
+    /// over: then tests should follow each other closely.
     #[must_use]
     pub fn wants_tests(&self, now: UnixTime) -> bool {
         let untested = |entry: &Entry<C>| {
             entry.last_met().is_none() && entry.failures() == 0 && !entry.is_disputed() && !entry.is_testing(now)
         };
-        self.iter().any(untested) || self.swaps().next().is_some()
+        self.iter().any(untested) || self.failed(now).is_some() || self.swaps().next().is_some()
     }
 
     /// Notes that a node did not answer, to a test or as a hop. Failures within the pause after the last one
@@ -83,9 +83,10 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
     /// that if it fails a test. Says whether the node was dropped.
     pub fn record_failure(&mut self, node: &NodeId, now: UnixTime) -> bool {
         let Some(slot) = self.find(node) else { return false };
+        let first_pause = self.failure_pause;
         let Some(entry) = self.entry_mut(slot) else { return false };
         let tested = entry.has(Flag::Testing);
-        if !entry.note_failure(now) {
+        if !entry.note_failure(now, first_pause) {
             return false;
         }
         let (enough, may_swap) = (entry.has_failed_enough(), tested && entry.has(Flag::Swapping) && !entry.is_pinned());

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::{BookKey, Entry, Evidence, Grouping, Phonebook, Shelves, VerifiedDescriptor};
+use super::{BookKey, Entry, Evidence, FAILURE_PAUSE, Grouping, Phonebook, Shelves, VerifiedDescriptor};
 use crate::wire::descriptor::{RSA_LEN, XWING_KEY_LEN};
 use crate::wire::{Descriptor, NodeId, OnionKey, PortRange, ProtocolVersion, Roles, UnixTime};
 
@@ -104,7 +104,14 @@ impl Room {
     /// The phonebook in here, with what is in it already; its key is always the same.
     pub(super) fn book(&mut self) -> Phonebook<'_, Card> {
         let (key, grouping) = (BookKey::new([7; 32]), Grouping::Network);
-        Phonebook { shelves: self.shelves(), key, own: None, grouping, clock_in_doubt: false }
+        Phonebook {
+            shelves: self.shelves(),
+            key,
+            own: None,
+            grouping,
+            clock_in_doubt: false,
+            failure_pause: FAILURE_PAUSE,
+        }
     }
 }
 

@@ -47,12 +47,7 @@ impl VerifiedDescriptor {
     /// # Errors
     /// [`DescriptorError`].
     pub fn verify(descriptor: Descriptor, now: UnixTime) -> Result<Self, DescriptorError> {
-        if descriptor.is_expired_at(now) {
-            return Err(DescriptorError::Expired);
-        }
-        if !descriptor.is_valid_at(now) {
-            return Err(DescriptorError::NotYetValid);
-        }
+        judge_validity(&descriptor, now)?;
         Self::verify_stored(descriptor)
     }
 
@@ -69,6 +64,14 @@ impl VerifiedDescriptor {
             return Err(DescriptorError::Signature);
         }
         Ok(Self { node: descriptor.node_id(), descriptor })
+    }
+
+    /// Whether `now` lies in its validity, 60 seconds of grace at either end.
+    ///
+    /// # Errors
+    /// [`DescriptorError::NotYetValid`], [`DescriptorError::Expired`].
+    pub fn judge_validity(&self, now: UnixTime) -> Result<(), DescriptorError> {
+        judge_validity(&self.descriptor, now)
     }
 
     /// For tests of what happens to descriptors once they are verified.
@@ -93,6 +96,16 @@ impl VerifiedDescriptor {
     #[must_use]
     pub const fn descriptor(&self) -> &Descriptor {
         &self.descriptor
+    }
+}
+
+fn judge_validity(descriptor: &Descriptor, now: UnixTime) -> Result<(), DescriptorError> {
+    if descriptor.is_expired_at(now) {
+        Err(DescriptorError::Expired)
+    } else if !descriptor.is_valid_at(now) {
+        Err(DescriptorError::NotYetValid)
+    } else {
+        Ok(())
     }
 }
 

@@ -104,6 +104,12 @@ impl<'m> Onions<'m> {
         self.slots.iter().filter(|slot| slot.stage != Stage::Free).count()
     }
 
+    /// Onions that can be here at once.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Whether no onion is here.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -248,6 +248,7 @@ impl InUse {
 pub struct Done {
     pub forward: u64,
     pub backward: u64,
+    pub sent: u64,
     pub opened: u64,
     pub rejected: u64,
     pub replayed: u64,
@@ -261,9 +262,22 @@ pub struct Done {
 
 impl Done {
     const fn new(counters: &Counters, links_refused: u64) -> Self {
-        let &Counters { forward, backward, opened, rejected, replayed, busy, late, garbled, violations, expired } =
+        let &Counters { forward, backward, sent, opened, rejected, replayed, busy, late, garbled, violations, expired } =
             counters;
-        Self { forward, backward, opened, rejected, replayed, busy, late, garbled, violations, expired, links_refused }
+        Self {
+            forward,
+            backward,
+            sent,
+            opened,
+            rejected,
+            replayed,
+            busy,
+            late,
+            garbled,
+            violations,
+            expired,
+            links_refused,
+        }
     }
 }
 

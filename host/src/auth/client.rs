@@ -27,6 +27,8 @@ pub enum TalkError {
     Deadline,
     /// What greets there is no such server.
     Greeting(WireError),
+    /// The server greets with other parameters for hashing passwords than before.
+    OtherParameters,
     /// What came is no answer.
     Protocol(ClientError),
 }
@@ -48,11 +50,14 @@ impl std::fmt::Display for TalkError {
             Self::Closed => write!(f, "the server closed the connection without an answer; {again}"),
             Self::Deadline => write!(f, "no answer in time; {again}, --timeout gives it longer"),
             Self::Greeting(WireError::Invalid) => f.write_str(
-                "the server asks for passwords to be hashed more weakly than is safe, or at a price that this client refuses; do not use it",
+                "the server, or somebody in between, asks for passwords to be hashed more weakly than is safe, or at a price that this client refuses; do not use it",
             ),
             Self::Greeting(_) => {
                 f.write_str("what answers there is no authentication server of this version; is the address right?")
             }
+            Self::OtherParameters => f.write_str(
+                "the server changed how passwords are hashed between two connections; somebody may sit between: try again, perhaps over another network",
+            ),
             Self::Protocol(ClientError::NoteTooLong) => f.write_str("a note has 1024 bytes at most; shorten it"),
             Self::Protocol(error) => write!(f, "the server's answer is not understood: {error}"),
         }
@@ -99,13 +104,13 @@ impl Client {
         Ok((wire, greeting))
     }
 
-    /// How the server wants passwords hashed, on a connection that is closed again: hashing takes a while, in which a connection
-    /// that says nothing would be the first to be closed by a busy server.
+    /// Lets the server show that it holds this key, and say how it wants passwords hashed, on a connection that is closed again: hashing
+    /// takes a while, in which a connection that says nothing would be the first to be closed by a busy server.
     ///
     /// # Errors
     /// [`TalkError`].
-    pub async fn parameters(&self) -> Result<KdfParameters, TalkError> {
-        Ok(self.greeted().await?.1.parameters())
+    pub async fn confirm(&self, key: &PublicKey) -> Result<KdfParameters, TalkError> {
+        self.connect(key).await?.confirm().await
     }
 
     /// Asks for the server's key. Whether it is the right one only its fingerprint tells.
@@ -126,8 +131,19 @@ impl Client {
     /// [`TalkError`].
     pub async fn connect(&self, key: &PublicKey) -> Result<Conversation, TalkError> {
         let (wire, greeting) = self.greeted().await?;
-        let connection = Connection::new(&greeting, key, &mut SYSTEM.clone()).map_err(ClientError::from)?;
-        Ok(Conversation { wire, connection, parameters: greeting.parameters(), frame: Frame::new() })
+        Conversation::new(wire, &greeting, key)
+    }
+
+    /// Another connection with the server of this key, whose `parameters` were confirmed on an earlier one.
+    ///
+    /// # Errors
+    /// [`TalkError::OtherParameters`] if it now greets with others; [`TalkError`].
+    pub async fn reconnect(&self, key: &PublicKey, parameters: KdfParameters) -> Result<Conversation, TalkError> {
+        let (wire, greeting) = self.greeted().await?;
+        if greeting.parameters() != parameters {
+            return Err(TalkError::OtherParameters);
+        }
+        Conversation::new(wire, &greeting, key)
     }
 }
 
@@ -191,21 +207,39 @@ impl std::fmt::Debug for Said {
 pub struct Conversation {
     wire: Wire,
     connection: Connection,
-    parameters: KdfParameters,
     frame: Frame,
 }
 
 impl Conversation {
-    /// How the server wants passwords hashed.
+    fn new(wire: Wire, greeting: &Greeting, key: &PublicKey) -> Result<Self, TalkError> {
+        let connection = Connection::new(greeting, key, &mut SYSTEM.clone()).map_err(ClientError::from)?;
+        Ok(Self { wire, connection, frame: Frame::new() })
+    }
+
+    /// How the server wants passwords hashed; `None` until it has answered.
     #[must_use]
-    pub const fn parameters(&self) -> KdfParameters {
-        self.parameters
+    pub fn parameters(&self) -> Option<KdfParameters> {
+        self.connection.parameters()
+    }
+
+    /// Sends the frame that was made, and reads the reply's.
+    async fn exchange(&mut self) -> Result<Zeroizing<Vec<u8>>, TalkError> {
+        let connection = &self.connection;
+        self.wire.ask(&self.frame, |field| Ok(connection.frame_len(field).map_err(ClientError::from)?)).await
+    }
+
+    /// Asks for nothing but an answer: it shows that the server holds its key, and that it wants passwords hashed as it said.
+    ///
+    /// # Errors
+    /// [`TalkError`].
+    pub async fn confirm(&mut self) -> Result<KdfParameters, TalkError> {
+        self.connection.confirm(&mut self.frame)?;
+        let mut reply = self.exchange().await?;
+        Ok(self.connection.handle_confirmation(&mut reply)?)
     }
 
     async fn ask(&mut self, session: &mut Session) -> Result<Said, TalkError> {
-        let connection = &self.connection;
-        let mut reply =
-            self.wire.ask(&self.frame, |field| Ok(connection.frame_len(field).map_err(ClientError::from)?)).await?;
+        let mut reply = self.exchange().await?;
         Ok(match self.connection.handle(session, &mut reply)? {
             Reply::Challenged => Said::Challenged,
             Reply::Note(note) => Said::Note(Zeroizing::new(note.to_vec())),
@@ -213,12 +247,12 @@ impl Conversation {
         })
     }
 
-    /// Asks for an account.
+    /// Asks for an account, whose first known session key is that of `session`: store the session before.
     ///
     /// # Errors
     /// [`TalkError`].
     pub async fn sign_up(&mut self, session: &mut Session, key: &PasswordKey) -> Result<Said, TalkError> {
-        self.connection.sign_up(session, key, &mut self.frame)?;
+        self.connection.sign_up(session, key, &mut SYSTEM.clone(), &mut self.frame)?;
         self.ask(session).await
     }
 

@@ -10,19 +10,24 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bulbil_core::auth::record::RECORD_LEN;
 use bulbil_core::auth::{Replaced, Revision, StorageFailed, UserRecord, Username, Users};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
-use tracing::{error, warn};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 /// Accounts that a server makes unless it is told another number: anybody may sign up, and what that costs the disk is bounded.
+///
+/// They take half a gigabyte: 10,000 sign-ups in no order made a file of 46.9 MB (a record is too long for a page of the tree and gets one of
+/// its own), and while the server runs there is a log of some megabytes beside it, however many users there are.
 pub const USERS_MAX: u32 = 100_000;
 /// Most changes in one transaction.
 const BATCH: usize = 256;
@@ -47,6 +52,8 @@ enum Problem {
     Foreign,
     /// A record that the core does not understand.
     Damaged,
+    /// It was in use.
+    Lost(Lost),
 }
 
 impl std::fmt::Display for DatabaseError {
@@ -62,11 +69,94 @@ impl std::fmt::Display for DatabaseError {
                 )
             }
             Problem::Damaged => write!(f, "{path} holds a damaged record; restore it from a backup"),
+            Problem::Lost(Lost::Failed(error)) => write!(
+                f,
+                "the database {path} failed for good: {error}; look after its disk, restore it from a backup if it is damaged, and start the server again"
+            ),
+            Problem::Lost(Lost::Panicked) => write!(
+                f,
+                "the thread that writes {path} panicked, which is a bug; what was acknowledged is stored: report the panic and start the server again"
+            ),
         }
     }
 }
 
 impl std::error::Error for DatabaseError {}
+
+/// Where a database is and, once that is so, why it is of no more use.
+struct Standing {
+    path: PathBuf,
+    lost: watch::Sender<Option<Lost>>,
+}
+
+impl Standing {
+    fn lose(&self, lost: Lost) {
+        // What came first is the reason for the rest.
+        self.lost.send_modify(|known| *known = known.take().or(Some(lost)));
+    }
+
+    /// Errors of SQLite name no user.
+    fn report(&self, problem: rusqlite::Error) -> StorageFailed {
+        error!(%problem, "the database of users failed");
+        if Fault::of(&problem) == Fault::Database {
+            self.lose(Lost::Failed(Arc::new(problem)));
+        }
+        StorageFailed
+    }
+}
+
+/// Why the database is lost to a running server.
+#[derive(Debug, Clone)]
+enum Lost {
+    Failed(Arc<rusqlite::Error>),
+    /// The thread that writes has.
+    Panicked,
+}
+
+/// Whom an error of SQLite concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The change that met it.
+    Change,
+    /// Changes that need more room than there is.
+    Room,
+    /// Whatever comes at this moment.
+    Moment,
+    /// Whatever comes from now on.
+    Database,
+}
+
+impl Fault {
+    fn of(problem: &rusqlite::Error) -> Self {
+        let (Some(code), Some(extended)) = (problem.sqlite_error_code(), problem.sqlite_extended_error_code()) else {
+            // A statement that does not fit the tables, or a value that does not fit what is read.
+            return match problem {
+                rusqlite::Error::SqlInputError { .. } => Self::Database,
+                _ => Self::Change,
+            };
+        };
+        match code {
+            ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch => Self::Change,
+            ErrorCode::DiskFull => Self::Room,
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::OutOfMemory
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::FileLockingProtocolFailed
+            // Too many open files.
+            | ErrorCode::CannotOpen => Self::Moment,
+            // A quota is reported like this, not as a full disk.
+            ErrorCode::SystemIoFailure if extended == ffi::SQLITE_IOERR_WRITE => Self::Room,
+            ErrorCode::SystemIoFailure
+                if [ffi::SQLITE_IOERR_NOMEM, ffi::SQLITE_IOERR_SHMSIZE, ffi::SQLITE_IOERR_LOCK].contains(&extended) =>
+            {
+                Self::Moment
+            }
+            // Damaged, removed, read-only, or on a disk that does not sync: after that nobody knows what it holds.
+            _ => Self::Database,
+        }
+    }
+}
 
 /// Attaches the path to what SQLite reports.
 fn at(path: &Path) -> impl Fn(rusqlite::Error) -> DatabaseError {
@@ -78,7 +168,14 @@ struct Change {
     previous: Option<Revision>,
     username: Username,
     record: Zeroizing<[u8; RECORD_LEN]>,
-    done: std::sync::mpsc::SyncSender<Result<Replaced, StorageFailed>>,
+    done: SyncSender<Result<Replaced, StorageFailed>>,
+}
+
+impl Change {
+    fn tell(&self, outcome: Result<Replaced, StorageFailed>) {
+        // Whoever asked may be gone, as a client's connection that was closed.
+        let _gone = self.done.send(outcome);
+    }
 }
 
 /// A handle to the users; clones share them. Calls block on the disk.
@@ -86,16 +183,16 @@ struct Change {
 pub struct Database {
     reader: Arc<Mutex<Connection>>,
     changes: Sender<Change>,
+    standing: Arc<Standing>,
 }
 
-/// The thread that writes; it ends when the last [`Database`] is gone.
+/// The thread that writes; it ends when the last [`Database`] is gone, or when the database is lost.
 pub struct Writing(JoinHandle<()>);
 
 impl Writing {
     /// Waits until everything is written and the file is closed. Drop all handles before.
     pub fn end(self) {
-        // A panic there has been reported by its thread.
-        let _panicked = self.0.join();
+        self.0.join().expect("the thread catches panics");
     }
 }
 
@@ -110,7 +207,7 @@ impl Database {
     }
 
     /// `limit` is given the writing connection: what it sets lasts as long as that.
-    fn open_limited(
+    pub(super) fn open_limited(
         path: &Path,
         users_max: u32,
         limit: impl FnOnce(&Connection) -> rusqlite::Result<()>,
@@ -124,19 +221,52 @@ impl Database {
         limit(&writer).map_err(at(path))?;
         let reader = open_reader(path)?;
         let users: u32 = reader.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).map_err(at(path))?;
-        let mut room = Room { users, users_max, told: false };
+        let mut room = Room { users, users_max, told: false, full: false };
+        Self::start(path, reader, move |arriving| write(&mut writer, &mut room, arriving)).map_err(io)
+    }
+
+    /// Has a thread of its own do `work` with the changes as they arrive. It is done when no more can; if it fails or panics, the database is
+    /// lost.
+    fn start(
+        path: &Path,
+        reader: Connection,
+        work: impl FnOnce(&Receiver<Change>) -> rusqlite::Result<()> + Send + 'static,
+    ) -> std::io::Result<(Self, Writing)> {
+        let standing = Arc::new(Standing { path: path.to_owned(), lost: watch::Sender::new(None) });
         let (changes, arriving) = channel();
-        let writing = move || write(&mut writer, &mut room, &arriving);
-        let thread = std::thread::Builder::new().name("users".into()).spawn(writing);
-        let thread = thread.map_err(io)?;
-        Ok((Self { reader: Arc::new(Mutex::new(reader)), changes }, Writing(thread)))
+        let told = Arc::clone(&standing);
+        let writing = move || match catch_unwind(AssertUnwindSafe(|| work(&arriving))) {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => told.lose(Lost::Failed(Arc::new(problem))),
+            Err(_) => told.lose(Lost::Panicked),
+        };
+        let thread = std::thread::Builder::new().name("users".into()).spawn(writing)?;
+        Ok((Self { reader: Arc::new(Mutex::new(reader)), changes, standing }, Writing(thread)))
+    }
+
+    /// Why the database is of no more use, if that is so. From then on every change fails.
+    #[must_use]
+    pub fn failure(&self) -> Option<DatabaseError> {
+        let lost = self.standing.lost.borrow().clone()?;
+        Some(DatabaseError { path: self.standing.path.clone(), problem: Problem::Lost(lost) })
+    }
+
+    /// Waits until it is of no more use.
+    pub async fn lost(&self) -> DatabaseError {
+        let mut lost = self.standing.lost.subscribe();
+        loop {
+            if let Some(failure) = self.failure() {
+                return failure;
+            }
+            lost.changed().await.expect("the sender lives in `self`");
+        }
     }
 }
 
 impl Users for Database {
     fn load(&mut self, username: &Username) -> Result<Option<UserRecord>, StorageFailed> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = fetch(&reader, username).map_err(reported)?;
+        let bytes = fetch(&reader, username).map_err(|problem| self.standing.report(problem))?;
         bytes.map(|bytes| UserRecord::decode(&bytes).map_err(|_| damaged())).transpose()
     }
 
@@ -227,12 +357,6 @@ fn fetch(connection: &Connection, username: &Username) -> rusqlite::Result<Optio
     Ok(select.query_row([username.as_str()], |row| row.get(0)).optional()?.map(Zeroizing::new))
 }
 
-/// Errors of SQLite name no user.
-fn reported(problem: rusqlite::Error) -> StorageFailed {
-    error!(%problem, "the database of users failed");
-    StorageFailed
-}
-
 fn damaged() -> StorageFailed {
     error!("the database of users holds a damaged record; restore it from a backup");
     StorageFailed
@@ -242,26 +366,52 @@ fn damaged() -> StorageFailed {
 struct Room {
     users: u32,
     users_max: u32,
-    /// Whether the operator has been told that there is none.
+    /// Whether the operator has been told that there may be no more.
     told: bool,
+    /// Whether the operator has been told that the disk is full, and it has not been found otherwise since.
+    full: bool,
 }
 
 /// Carries changes out until nobody can send any more.
-fn write(writer: &mut Connection, room: &mut Room, arriving: &Receiver<Change>) {
+///
+/// # Errors
+/// The database has failed for good.
+fn write(writer: &mut Connection, room: &mut Room, arriving: &Receiver<Change>) -> rusqlite::Result<()> {
     let mut batch = Vec::with_capacity(BATCH);
     while let Ok(first) = arriving.recv() {
         batch.push(first);
         batch.extend(arriving.try_iter().take(BATCH - 1));
-        let outcomes = commit(writer, room, &batch).map_err(reported);
-        for (index, change) in batch.drain(..).enumerate() {
-            let outcome = match &outcomes {
-                Ok(outcomes) => outcomes.get(index).copied().unwrap_or(Err(StorageFailed)),
-                Err(StorageFailed) => Err(StorageFailed),
-            };
-            // Whoever asked may be gone, as a client's connection that was closed.
-            let _gone = change.done.send(outcome);
-        }
+        carry_out(writer, room, &batch)?;
+        batch.clear();
     }
+    Ok(())
+}
+
+/// Carries out a batch and tells those who wait for it. What is not told, because the database has failed for good, has not happened as
+/// far as they know: they notice that nobody will tell.
+fn carry_out(writer: &mut Connection, room: &mut Room, batch: &[Change]) -> rusqlite::Result<()> {
+    let problem = match commit(writer, room, batch) {
+        Ok(outcomes) => {
+            batch.iter().zip(outcomes).for_each(|(change, outcome)| change.tell(outcome));
+            return Ok(());
+        }
+        Err(problem) => problem,
+    };
+    match Fault::of(&problem) {
+        // One of them is at fault, or does not fit where others do: each for itself.
+        Fault::Change | Fault::Room if batch.len() > 1 => {
+            return batch.iter().try_for_each(|change| carry_out(writer, room, std::slice::from_ref(change)));
+        }
+        Fault::Room => {
+            if !std::mem::replace(&mut room.full, true) {
+                error!(%problem, "there is no room on the disk for more users; make some");
+            }
+        }
+        Fault::Change | Fault::Moment => error!(%problem, "the database of users failed"),
+        Fault::Database => return Err(problem),
+    }
+    batch.iter().for_each(|change| change.tell(Err(StorageFailed)));
+    Ok(())
 }
 
 /// Carries out a batch in one transaction. If it does not commit, nothing of it has happened.
@@ -276,6 +426,9 @@ fn commit(
     let outcomes = batch.iter().map(|change| apply(&transaction, &mut left, change)).collect::<Result<_, _>>()?;
     transaction.commit()?;
     room.users += before - left;
+    if left < before && std::mem::take(&mut room.full) {
+        info!("there is room on the disk again");
+    }
     if left == 0 && !std::mem::replace(&mut room.told, true) {
         warn!(users = room.users, "there is no room for more users; auth serve --users makes room");
     }
@@ -305,4 +458,4 @@ fn apply(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

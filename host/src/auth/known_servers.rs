@@ -1,7 +1,7 @@
 //! Servers' keys that were seen before, one line each: `HOST:PORT FINGERPRINT KEY`, the key as 512 hexadecimal digits of its modulus.
 //!
 //! Lines are only appended, each with one write and an empty line before it, so that several commands at once lose none; of several lines for a server the last one
-//! counts. Deleting a line forgets the server.
+//! counts. Deleting a line forgets the server. A key is remembered once its server has shown that it holds it.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -85,7 +85,8 @@ impl KnownServers {
         Ok(found)
     }
 
-    /// Remembers `key` as that of `server`, in place of another one.
+    /// Remembers `key` as that of `server`, in place of another one. Only for a server that has answered with the key: what is
+    /// merely announced may be somebody else's.
     ///
     /// # Errors
     /// [`KnownServersError`].

@@ -19,10 +19,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use zeroize::Zeroizing;
 
-use super::database::{Database, Writing};
+use super::database::{Database, DatabaseError, Writing};
 use super::place::Place;
 use crate::random::SYSTEM;
 use crate::shutdown::Shutdown;
@@ -217,7 +217,14 @@ impl AuthServer {
         self.shared.counters.counts()
     }
 
-    /// Serves until `shutdown`; then no request is taken any more, and those in work are answered.
+    /// Why it does not serve any more, if that is because its users can no longer be stored.
+    #[must_use]
+    pub fn failure(&self) -> Option<DatabaseError> {
+        self.shared.database.failure()
+    }
+
+    /// Serves until `shutdown`, or until the database fails for good ([`Self::failure`]); then no request is taken any more, and those in work
+    /// are answered.
     pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
         let mut clients = JoinSet::new();
         // Warned of once until it is over.
@@ -225,8 +232,13 @@ impl AuthServer {
         loop {
             let accepted = tokio::select! {
                 () = shutdown.requested() => break,
+                failure = self.shared.database.lost() => {
+                    error!(%failure, "the server stops");
+                    break;
+                }
                 Some(_) = clients.join_next() => continue,
-                accepted = listener.accept() => accepted,
+                // Whoever had to give way keeps an open file until its task has run.
+                accepted = listener.accept(), if clients.len() <= self.shared.limits.connections => accepted,
             };
             match accepted {
                 Ok((stream, from)) => {
@@ -255,7 +267,7 @@ impl AuthServer {
                 }
             }
         }
-        self.shared.places().evict_waiting();
+        self.shared.places().close();
         let finished = async { while clients.join_next().await.is_some() {} };
         // What is not answered by then is cut off; whatever it changed is stored whole or not at all.
         let _cut_off = timeout(GRACE, finished).await;
@@ -326,6 +338,8 @@ impl Shared {
 
     async fn converse<S: AsyncRead + AsyncWrite + Unpin>(self: &Arc<Self>, stream: S, seat: &Seat) {
         let ended = tokio::select! {
+            // In this order: an answer that is there goes out before the connection gives way.
+            biased;
             ended = self.requests(stream, seat) => ended,
             () = seat.evicted.notified() => Ok(()),
         };
@@ -360,10 +374,13 @@ impl Shared {
                 Ok::<_, Ended>(body)
             };
             let body = timeout(self.limits.frame, rest).await.map_err(|_| Ended::Deadline)??;
-            let (back, reply) = self.answer(connection, body, &mut opened, seat).await?;
+            let Some((back, reply)) = self.answer(connection, body, &mut opened, seat).await? else { return Ok(()) };
             connection = back;
-            self.places().waits(seat.id, connection.is_authentic());
+            let go_on = self.places().waits(seat.id, connection.is_authentic());
             self.write(&mut stream, (*reply).as_ref()).await?;
+            if !go_on {
+                return Ok(());
+            }
             patience = self.limits.idle;
         }
     }
@@ -373,14 +390,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Opens and answers a frame on another thread.
+    /// Opens and answers a frame on another thread; `None` if that may not begin any more.
     async fn answer(
         self: &Arc<Self>,
         mut connection: Connection,
         mut body: Zeroizing<Vec<u8>>,
         opened: &mut bool,
         seat: &Seat,
-    ) -> Result<(Connection, Box<Frame>), Ended> {
+    ) -> Result<Option<(Connection, Box<Frame>)>, Ended> {
         let never = "nobody closes the semaphores";
         // Only a first frame needs the private key: what comes later does not queue behind whoever connects. The
         // private key is waited for first, so that those who wait for it hold nothing that others need.
@@ -390,7 +407,9 @@ impl Shared {
         };
         let answering = Arc::clone(&self.answering).acquire_owned().await.expect(never);
         // Not before: who has sent garbage and waits in the queue may have to give way.
-        self.places().busy(seat.id);
+        if !self.places().busy(seat.id) {
+            return Ok(None);
+        }
         let shared = Arc::clone(self);
         let answered = spawn_blocking(move || {
             let _answering = answering;
@@ -412,7 +431,7 @@ impl Shared {
             }
             Ok::<_, ChannelFailed>((connection, reply))
         });
-        Ok(answered.await.map_err(|_| Ended::Panicked)??)
+        Ok(Some(answered.await.map_err(|_| Ended::Panicked)??))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::config::{Bootstrap, Config, ConfigError, Socks};
     bulbil net\n  \
     bulbil auth serve --state server\n  \
     bulbil auth sign-up --socks 127.0.0.1:1080 alice@127.0.0.1:7700\n\n\
-    then, as sign-up: sign-in, act write 'a note', act read, disconnect.")]
+    then, as sign-up: sign-in, act write - (reads a note from standard input), act read, disconnect.")]
 pub enum AuthCommand {
     /// Run an authentication server, until Ctrl-C
     Serve(ServeArgs),
@@ -225,7 +225,7 @@ pub struct SignUpArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example: bulbil auth sign-in --socks 127.0.0.1:1080 alice@auth.example:7700\n\n\
     While this computer has the session, the server asks for no password. The session's key is kept in the state directory (mode 0600) and \
-    used again for the next session: a computer that has been signed in before is not held up by strangers who guess passwords.")]
+    used again for the next session: a computer that has signed up or in before (the latest 4) is not held up by strangers who guess passwords.")]
 pub struct SignInArgs {
     /// Who and where.
     #[command(flatten)]
@@ -238,9 +238,11 @@ pub struct SignInArgs {
 /// `bulbil auth act`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
+    bulbil auth act --socks 127.0.0.1:1080 alice@auth.example:7700 write - < note.txt\n  \
     bulbil auth act --socks 127.0.0.1:1080 alice@auth.example:7700 read\n  \
-    bulbil auth act --socks 127.0.0.1:1080 alice@auth.example:7700 write 'water the onions'\n  \
-    bulbil auth act --socks 127.0.0.1:1080 alice@auth.example:7700 write - < note.txt")]
+    bulbil auth act --socks 127.0.0.1:1080 alice@auth.example:7700 write 'water the onions'\n\n\
+    With - the note is read from standard input. Other users of the machine can read the arguments of a command while it runs: write a note \
+    that they must not see with -.")]
 pub struct ActArgs {
     /// Who and where.
     #[command(flatten)]
@@ -257,7 +259,7 @@ pub enum ActWhat {
     Read,
     /// Put another note in its place
     Write {
-        /// The note, at most 1024 bytes; -, it is read from standard input
+        /// -, to read the note from standard input (at most 1024 bytes); or the note itself, which other users of the machine can read while the command runs
         note: OsString,
     },
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bulbil_core::auth::client::{Act, Session, Standing};
+use bulbil_core::auth::client::Act;
 use bulbil_core::auth::record::NOTE_MAX_LEN;
 use bulbil_core::auth::{KdfParameters, PasswordKey, PublicKey, SessionNumber, Status, Username};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,12 +14,12 @@ use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use super::{Failure, print, write_out};
-use crate::auth::client::{Client, Conversation, Said, TalkError};
+use crate::auth::client::{Client, Said, TalkError};
 use crate::auth::database::{self, DatabaseError};
 use crate::auth::known_servers::{KnownServers, KnownServersError};
 use crate::auth::password::{Password, PasswordError};
 use crate::auth::route::Route;
-use crate::auth::sessions::Sessions;
+use crate::auth::sessions::{Held, Sessions};
 use crate::auth::{argon, place};
 use crate::cli::{ActArgs, ActWhat, ConnectArgs, PasswordArgs, SignInArgs, SignUpArgs, UsersArgs};
 use crate::config::Config;
@@ -79,6 +79,8 @@ struct Visit<'a> {
     client: Client,
     sessions: Sessions,
     server: PublicKey,
+    /// How it wants passwords hashed, if it has said so already.
+    confirmed: Option<KdfParameters>,
     /// Started for the purpose.
     node: Option<Node>,
 }
@@ -87,15 +89,17 @@ struct Visit<'a> {
 pub(super) async fn sign_up(args: &SignUpArgs, config: Option<Config>) -> Result<(), Failure> {
     let visit = Visit::begin(&args.connect, config).await?;
     let done = async {
-        let parameters = visit.talked(visit.client.parameters().await).await?;
+        let parameters = match visit.confirmed {
+            Some(parameters) => parameters,
+            None => visit.talked(visit.client.confirm(&visit.server).await).await?,
+        };
         let password = visit.password(&args.password, true).await?;
         let key = visit.key(password, parameters).await;
-        let mut session = visit.session().await?;
-        let mut conversation = visit.conversation(parameters).await?;
-        let said = visit.talked(conversation.sign_up(&mut session, &key).await).await?;
-        // The key of the sessions to come.
-        visit.sessions.store(&visit.server, &session)?;
-        match said {
+        let held = visit.hold().await?;
+        // Stored, so that the key that the server will know is not lost with an answer that does not come.
+        let mut session = held.load_or_new()?;
+        let mut conversation = visit.talked(visit.client.reconnect(&visit.server, parameters).await).await?;
+        match visit.talked(conversation.sign_up(&mut session, &key).await).await? {
             Said::Log(Status::SignedUp) => print("signed up; now: bulbil auth sign-in\n"),
             Said::Log(Status::NameTaken) => Err(Failure::Other(format!(
                 "the name {} is taken there; sign in, if it is yours (perhaps an earlier sign-up was done whose answer was lost), or choose another one",
@@ -113,29 +117,24 @@ pub(super) async fn sign_up(args: &SignUpArgs, config: Option<Config>) -> Result
 pub(super) async fn sign_in(args: &SignInArgs, config: Option<Config>) -> Result<(), Failure> {
     let visit = Visit::begin(&args.connect, config).await?;
     let done = async {
-        let mut session = visit.session().await?;
-        let stored = visit.sessions.load(&visit.server, visit.username())?.is_some();
-        let parameters;
-        if matches!(session.standing(), Standing::SignedIn(_)) {
-            // Whoever has the session is not asked for the password.
-            let mut conversation = visit.talked(visit.client.connect(&visit.server).await).await?;
-            parameters = conversation.parameters();
-            let said = visit.talked(conversation.begin(&mut session).await).await?;
-            visit.sessions.store(&visit.server, &session)?;
-            if said != Said::Challenged {
-                return tell_sign_in(&said);
-            }
-        } else {
-            parameters = visit.talked(visit.client.parameters().await).await?;
-        }
-        if !stored {
-            visit.sessions.store(&visit.server, &session)?;
-        }
+        let held = visit.hold().await?;
+        let mut session = held.load_or_new()?;
+        let mut conversation = visit.talked(visit.client.connect(&visit.server).await).await?;
+        let said = visit.talked(conversation.begin(&mut session).await).await?;
+        held.store(&session)?;
+        // Whoever has the session is not asked for the password.
+        let (Said::Challenged, Some(parameters)) = (&said, conversation.parameters()) else {
+            return tell_sign_in(&said);
+        };
+        // Other commands do not wait for somebody who types, nor does the server.
+        drop((held, conversation));
         let password = visit.password(&args.password, false).await?;
         let key = visit.key(password, parameters).await;
-        let mut conversation = visit.conversation(parameters).await?;
+        let held = visit.hold().await?;
+        let mut session = held.load_or_new()?;
+        let mut conversation = visit.talked(visit.client.reconnect(&visit.server, parameters).await).await?;
         let said = visit.talked(conversation.sign_in(&mut session, &key).await).await?;
-        visit.sessions.store(&visit.server, &session)?;
+        held.store(&session)?;
         tell_sign_in(&said)
     };
     let done = done.await;
@@ -169,10 +168,11 @@ pub(super) async fn act(args: &ActArgs, config: Option<Config>) -> Result<(), Fa
     let what = note.as_ref().map_or(Act::Read, |note| Act::Write(note));
     let visit = Visit::begin(&args.connect, config).await?;
     let done = async {
-        let mut session = visit.kept_session()?;
+        let held = visit.hold().await?;
+        let mut session = held.load()?.ok_or_else(no_session)?;
         let mut conversation = visit.talked(visit.client.connect(&visit.server).await).await?;
         let said = visit.talked(conversation.act(&mut session, what).await).await?;
-        visit.sessions.store(&visit.server, &session)?;
+        held.store(&session)?;
         match said {
             Said::Note(note) => write_out(&note),
             Said::Log(Status::NoteKept) => print("note kept\n"),
@@ -196,10 +196,11 @@ fn read_note(input: impl Read) -> Result<Zeroizing<Vec<u8>>, Failure> {
 pub(super) async fn disconnect(args: &ConnectArgs, config: Option<Config>) -> Result<(), Failure> {
     let visit = Visit::begin(args, config).await?;
     let done = async {
-        let mut session = visit.kept_session()?;
+        let held = visit.hold().await?;
+        let mut session = held.load()?.ok_or_else(no_session)?;
         let mut conversation = visit.talked(visit.client.connect(&visit.server).await).await?;
         let said = visit.talked(conversation.disconnect(&mut session).await).await?;
-        visit.sessions.store(&visit.server, &session)?;
+        held.store(&session)?;
         match said {
             Said::Log(Status::Disconnected) => print("disconnected\n"),
             Said::Log(Status::Refused) => Err(no_session()),
@@ -222,7 +223,9 @@ fn unexpected(said: &Said) -> Failure {
         Said::Log(Status::RetryAfter(seconds)) => {
             format!("too many wrong answers; wait {seconds} s and try again")
         }
-        Said::Log(Status::Unavailable) => "the server could not read or store the account; try again later".into(),
+        Said::Log(Status::Unavailable) => {
+            "the server could not read or store the account: what was asked may have been done or not, and asking again does no harm; try again later, or ask the server's operator whether it is full".into()
+        }
         Said::Log(Status::NotUnderstood) => {
             "the server does not understand this client; is it of another version?".into()
         }
@@ -247,7 +250,7 @@ impl<'a> Visit<'a> {
         };
         let client = Client::new(route, args.account.server.clone(), args.deadline());
         match trusted(args, &client, &known).await {
-            Ok(server) => Ok(Self { args, client, sessions, server, node }),
+            Ok((server, confirmed)) => Ok(Self { args, client, sessions, server, confirmed, node }),
             Err(failure) => {
                 stop(node).await;
                 Err(failure)
@@ -287,24 +290,15 @@ impl<'a> Visit<'a> {
             .expect("hashing a password does not panic")
     }
 
-    /// A connection on which the server wants passwords hashed as it said before.
-    async fn conversation(&self, parameters: KdfParameters) -> Result<Conversation, Failure> {
-        let conversation = self.talked(self.client.connect(&self.server).await).await?;
-        if conversation.parameters() != parameters {
-            let told = "the server changed how passwords are hashed between two connections; somebody may sit between: try again, perhaps over another network";
-            return Err(Failure::Other(told.into()));
-        }
-        Ok(conversation)
-    }
-
-    /// The stored session, or a new one.
-    async fn session(&self) -> Result<Session, Failure> {
-        Ok(self.sessions.load_or_new(&self.server, self.username())?)
-    }
-
-    /// The stored session, which there has to be.
-    fn kept_session(&self) -> Result<Session, Failure> {
-        self.sessions.load(&self.server, self.username())?.ok_or_else(no_session)
+    /// Keeps the user's session for this command, once no other one has it.
+    async fn hold(&self) -> Result<Held, Failure> {
+        let (sessions, server, username) = (self.sessions.clone(), self.server.clone(), self.username().clone());
+        let waits = || {
+            // Nobody may be reading.
+            let _unread = writeln!(io::stderr(), "waiting for another command of this user to end");
+        };
+        let held = spawn_blocking(move || sessions.hold(&server, &username, waits)).await;
+        Ok(held.map_err(|_| Failure::Other("waiting for the session failed".into()))??)
     }
 
     /// Explains a failure that looks like a changed key by asking for the key.
@@ -342,14 +336,19 @@ fn state_dir(args: &ConnectArgs) -> Result<PathBuf, Failure> {
     Ok(dir)
 }
 
-/// The server's key: pinned, remembered, or met for the first time.
-async fn trusted(args: &ConnectArgs, client: &Client, known: &KnownServers) -> Result<PublicKey, Failure> {
+/// The server's key: pinned, remembered, or met for the first time. A key that was not remembered yet is, once the server has shown that it
+/// holds it; then it has also said how it wants passwords hashed.
+async fn trusted(
+    args: &ConnectArgs,
+    client: &Client,
+    known: &KnownServers,
+) -> Result<(PublicKey, Option<KdfParameters>), Failure> {
     let server = &args.account.server;
     let remembered = known.find(server)?;
     if let Some(key) = remembered
         && args.fingerprint.is_none_or(|pinned| key.fingerprint() == pinned)
     {
-        return Ok(key);
+        return Ok((key, None));
     }
     let key = client.discover().await?;
     match args.fingerprint {
@@ -359,13 +358,25 @@ async fn trusted(args: &ConnectArgs, client: &Client, known: &KnownServers) -> R
             key.fingerprint()
         ))),
         pinned => {
+            let confirmed = client.confirm(&key).await.map_err(|error| match error.may_be_another_key() {
+                true => not_held(&server.to_string(), &key, &error),
+                false => error.into(),
+            })?;
             known.remember(server, &key)?;
             if pinned.is_none() {
                 first_met(known.path(), &server.to_string(), &key);
             }
-            Ok(key)
+            Ok((key, Some(confirmed)))
         }
     }
+}
+
+fn not_held(server: &str, key: &PublicKey, error: &TalkError) -> Failure {
+    Failure::Other(format!(
+        "what answers at {server} announces a key and does not show that it holds it ({error}).\n  announced:  {}\n\
+         Somebody may answer in the server's place. The key was not remembered, and no password was sent; try again, perhaps over another network.",
+        key.fingerprint()
+    ))
 }
 
 fn first_met(file: &Path, server: &str, key: &PublicKey) {

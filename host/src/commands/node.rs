@@ -1,11 +1,14 @@
 //! `bulbil node`.
 
+use std::sync::Arc;
+
 use tokio::{net::TcpListener, task::JoinSet};
 use tracing::info;
 
 use super::{Failure, print};
 use crate::{
     config::Config,
+    control::{About, Server, Socket},
     node,
     shutdown::Shutdown,
     socks::{Proxy, Settings},
@@ -15,7 +18,8 @@ use crate::{
 /// Runs the node until `shutdown`. Says on standard output who it is and where it listens, one line each:
 /// `fingerprint HEX`, `listening ADDRESS`, `socks ADDRESS`, `ready`.
 pub(super) async fn run(config: &Config, shutdown: Shutdown) -> Result<(), Failure> {
-    let state = StateDir::open(&config.state)?;
+    let state = Arc::new(StateDir::open(&config.state)?);
+    let control = Socket::bind(&state)?;
     let mut listeners = Vec::new();
     if config.roles.client {
         for address in &config.socks.listen {
@@ -34,11 +38,15 @@ pub(super) async fn run(config: &Config, shutdown: Shutdown) -> Result<(), Failu
     };
     let proxy = Proxy::new(node.clone(), settings);
     let mut serving = JoinSet::new();
+    let mut proxies = Vec::new();
     for listener in listeners {
         let address = listener.local_addr().map_err(Failure::system("find the SOCKS proxy's address"))?;
         print(&format!("socks {address}\n"))?;
+        proxies.push(address);
         serving.spawn(proxy.clone().serve(listener, shutdown.clone()));
     }
+    let control = Server::new(control, node.clone(), About::new(config, proxies));
+    serving.spawn(control.serve(shutdown.clone()));
     print("ready\n")?;
     let failed = tokio::select! {
         () = shutdown.requested() => false,

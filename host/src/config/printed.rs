@@ -1,15 +1,15 @@
 //! The default configuration as a text to start from.
 
 use super::{
-    ADDRESSES_MAX, CELLS, CIRCUITS, Config, DEFAULT_SOCKS, HALF_OPEN, HANDSHAKE, HOPS, IDLE, JOBS, LINKS, ONIONS,
-    OPEN_DEADLINE, REUSE, ROTATION, SOCKS_CONNECTIONS, WORKERS,
+    ADDRESSES_MAX, CELLS, CIRCUITS, Config, DEFAULT_SOCKS, EXCHANGE, HALF_OPEN, HANDSHAKE, HOPS, IDLE, JOBS, LINKS,
+    ONIONS, OPEN_DEADLINE, RETRY, REUSE, ROTATION, SAVE, SOCKS_CONNECTIONS, TEST, WORKERS,
 };
 
 /// The default configuration as TOML with a comment for every field; parses back to exactly [`Config::default`].
 #[must_use]
 pub fn default_toml() -> String {
     let default = Config::default();
-    let (limits, path, key) = (&default.limits, &default.path, &default.onion_key);
+    let (limits, path, key, phonebook) = (&default.limits, &default.path, &default.onion_key, &default.phonebook);
     format!(
         r##"# Configuration of one Bulbil node. Every value below is the default; what is left out stays at it.
 
@@ -31,8 +31,9 @@ listen = []
 # or [::].
 advertise = []
 
-# Nodes to ask for the network at first, as "address:port#fingerprint". Whoever answers there with another identity is
-# refused. `bulbil keygen --show` prints a node's fingerprint. Empty for the first node of a new network.
+# Nodes to meet the network through, one is enough, as "address:port#fingerprint". Whoever answers there with another identity is
+# refused. `bulbil keygen --show` prints a node's fingerprint. Empty for the first node of a new network. Once others are known, they
+# are not needed any more.
 bootstrap = []
 
 # Accept bootstrap nodes without "#fingerprint". Whoever sits between can then answer in their place.
@@ -69,6 +70,17 @@ reuse_seconds = {reuse}
 # Seconds within which a target must answer, other paths tried included ({OPEN_DEADLINE}).
 deadline_seconds = {deadline}
 
+[phonebook]
+# Seconds between two exchanges with other nodes, give or take a fifth ({EXCHANGE}). While there is more to learn every 2 seconds.
+exchange_seconds = {exchange}
+# Seconds between two tests of nodes that have been heard of and not met yet ({TEST}). When there is nobody to meet, 15 times as long.
+test_seconds = {test}
+# Seconds after a node's first failure until it is tried again ({RETRY}), twice as long after each further one. After five
+# failures in a row it is forgotten, after two if it was never met.
+retry_seconds = {retry}
+# Seconds between two writes of what has changed to the state directory ({SAVE}). It is written when the node stops, too.
+save_seconds = {save}
+
 [limits]
 # Links at one time ({LINKS}), and how many of them may be in their handshake ({HALF_OPEN}).
 links = {links}
@@ -104,6 +116,10 @@ sensitive = false
         hops = path.hops,
         reuse = path.reuse_seconds,
         deadline = path.deadline_seconds,
+        exchange = phonebook.exchange_seconds,
+        test = phonebook.test_seconds,
+        retry = phonebook.retry_seconds,
+        save = phonebook.save_seconds,
         links = limits.links,
         half_open = limits.half_open_links,
         handshake = limits.handshake_seconds,

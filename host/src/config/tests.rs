@@ -37,7 +37,7 @@ fn printed_default_names_every_field() {
             }
         }
     }
-    assert_eq!(tables, 6);
+    assert_eq!(tables, 7);
 }
 
 #[test]

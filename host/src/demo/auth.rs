@@ -172,7 +172,7 @@ async fn steps(network: &Network, server: &Server) -> Result<(), Failure> {
     );
     println!("   {}", found.fingerprint());
     let parameters =
-        first.client.parameters().await.map_err(|error| failed("asking for Argon2id's parameters", error))?;
+        first.client.confirm(&public).await.map_err(|error| failed("asking for Argon2id's parameters", error))?;
     let before = Instant::now();
     let right = hashed(PASSWORD, &public, parameters).await?;
     println!(

@@ -5,12 +5,14 @@
 //! cache holds its cells; a work-stealing runtime wakes a second thread to look for work each time.
 
 mod aead;
+pub(crate) mod clock;
 pub(crate) mod memory;
 pub(crate) mod readiness;
 pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod stream;
 mod target;
+pub(crate) mod traffic;
 pub(crate) mod workers;
 
 use std::io;
@@ -20,7 +22,9 @@ use std::time::Duration;
 use bulbil_core::crypto::kem::OnionSecret;
 use bulbil_core::crypto::onion::{HopKeys, Onion};
 use bulbil_core::driver::{Driver, More, Places};
-use bulbil_core::node::{Config, ConversationId, Counters, Node, OpenRefused, Opening, Usage};
+use bulbil_core::node::{
+    Capacity, Config, ConversationId, Counters, LinkCensus, Node, OpenRefused, Opening, ReplayUsage, Usage,
+};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::{NodeId, Target};
@@ -49,6 +53,8 @@ pub(crate) enum Command {
     Release(ConversationId, bool),
     /// Take a new onion key and the descriptor that announces it.
     Rotate(Box<OnionSecret>, Vec<u8>),
+    /// Take a new descriptor for the same keys.
+    Describe(Vec<u8>),
     /// How full and how busy the node is.
     Status(oneshot::Sender<Status>),
     /// End: no new circuits, a moment for those that are open, then everything is closed.
@@ -72,6 +78,14 @@ pub(crate) struct OpenCommand {
 pub struct Status {
     /// What its tables hold.
     pub usage: Usage,
+    /// What they can hold.
+    pub capacity: Capacity,
+    /// Its links by direction.
+    pub census: LinkCensus,
+    /// How much of the onion keys' lives is used up.
+    pub replay: ReplayUsage,
+    /// For how long the onion key has been in force.
+    pub onion_key_age: Duration,
     /// What it has done.
     pub counters: Counters,
     /// How links ended.
@@ -222,6 +236,7 @@ async fn run(
         if driver.drain(&mut shell, now) == More::Yes {
             more = More::Yes;
         }
+        shell.traffic.note_cells(driver.node().counters());
         if let Some(stopping) = &mut stopping
             && (driver.node().usage().circuits == 0 || tokio::time::Instant::now() >= stopping.deadline)
         {
@@ -334,13 +349,19 @@ fn handle_command(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShel
         Command::Rotate(secret, descriptor) => {
             shell.keys.onion.write().unwrap_or_else(PoisonError::into_inner).rotate(*secret);
             shell.descriptor = descriptor;
+            shell.onion_key_since = tokio::time::Instant::now();
             driver.node_mut().handle_rotation();
             debug!("onion key rotated");
         }
+        Command::Describe(descriptor) => shell.descriptor = descriptor,
         Command::Status(reply) => {
             let node = driver.node();
             let _nobody_waits = reply.send(Status {
                 usage: node.usage(),
+                capacity: node.capacity(),
+                census: node.link_census(),
+                replay: node.replay_usage(),
+                onion_key_age: shell.onion_key_since.elapsed(),
                 counters: *node.counters(),
                 ends: shell.ends,
                 rotation_due: node.is_rotation_due(),

@@ -20,7 +20,6 @@ const PIPE: usize = 16 * 1024;
 ///
 /// What the client says is read from the stream; what is written is its answer, and shutting down ends that. When the client goes, or after
 /// a minute, reading ends and writing fails, so a request has to say itself whether it is whole.
-#[derive(Debug)]
 pub struct ServiceCall {
     /// Which service is asked.
     pub service: Service,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bulbil_core::circuit::LinkId;
 use bulbil_core::client::origin::{Reached, Receipt};
@@ -28,10 +28,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, trace, warn};
 
 use super::aead::RingAead;
+use super::clock::WallClock;
 use super::readiness::{Readiness, Token};
 use super::service::{Served, Services};
 use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
+use super::traffic::{Metered, Traffic};
 use super::workers::Workers;
 use crate::random::{SYSTEM, SystemRandom};
 
@@ -70,8 +72,16 @@ pub(crate) struct Progress {
 /// What came of an attempt to meet a node.
 pub(crate) type Met = Result<(Box<VerifiedDescriptor>, UnixTime), LinkEnd>;
 
-/// Takes the descriptors that links show, with the time that their nodes believe in.
-pub(crate) type Shown = Box<dyn FnMut(&VerifiedDescriptor, UnixTime) + Send>;
+/// What a node that we linked to shows of itself.
+pub(crate) enum Shown<'a> {
+    /// Who it is, and what it takes for the time. Its descriptor may yet be refused for its validity.
+    Time(NodeId, UnixTime),
+    /// Its descriptor.
+    Descriptor(&'a VerifiedDescriptor),
+}
+
+/// Takes what the nodes show at whose addresses links are made.
+pub(crate) type Audience = Box<dyn FnMut(SocketAddr, Shown<'_>) + Send>;
 
 /// A node's secrets.
 pub(crate) struct Keys {
@@ -94,8 +104,11 @@ pub(crate) struct TokioShell {
     pub conversations: HashMap<ConversationId, watch::Sender<Progress>>,
     /// Who waits to hear of a link.
     pub contacts: HashMap<LinkId, Vec<tokio::sync::oneshot::Sender<Met>>>,
-    /// Descriptors that links have shown, for the phonebook.
-    pub shown: Shown,
+    /// Hears what links show, for the phonebook.
+    pub audience: Audience,
+    /// Where the links that we make lead.
+    pub addresses: HashMap<LinkId, SocketAddr>,
+    pub clock: WallClock,
     /// Where other nodes may be; anywhere, unless this node is on the public network: then onions must not make it call on private ones.
     pub neighbours: Option<Policy>,
     /// Bounds the targets that are being resolved and connected at one time.
@@ -106,6 +119,10 @@ pub(crate) struct TokioShell {
     pub signing: Arc<Semaphore>,
     /// How links ended.
     pub ends: LinkEnds,
+    /// What crosses links.
+    pub traffic: Arc<Traffic>,
+    /// Since when the current onion key is in force.
+    pub onion_key_since: tokio::time::Instant,
     pub random: SystemRandom,
 }
 
@@ -148,17 +165,24 @@ pub(crate) const CONNECTING: usize = 1024;
 /// Answers that wait for a signature at one time.
 pub(crate) const SIGNING: usize = 64;
 
-/// The machine's time.
+/// The machine's time, for whoever has no node.
 pub(crate) fn unix_time() -> UnixTime {
-    UnixTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    WallClock::default().now()
 }
 
 impl TokioShell {
+    fn show(&mut self, link: LinkId, shown: Shown<'_>) {
+        if let Some(address) = self.addresses.get(&link) {
+            (self.audience)(*address, shown);
+        }
+    }
+
     /// A link's connection, waking the engine.
-    pub(crate) fn link_stream(&self, link: LinkId, stream: TcpStream) -> Waking<TcpStream> {
+    pub(crate) fn link_stream(&self, link: LinkId, stream: TcpStream) -> Metered {
         // Records are written whole; waiting for more bytes would only delay the last ones.
         let _only_slower = stream.set_nodelay(true);
-        Waking::new(stream, self.readiness.waker(Token::Link(link)))
+        let waking = Waking::new(stream, self.readiness.waker(Token::Link(link)));
+        Metered::new(waking, Arc::clone(&self.traffic))
     }
 
     /// The node stops: tells every conversation that is still open, before its stream goes, which would otherwise look like its end.
@@ -181,12 +205,13 @@ impl TokioShell {
 }
 
 impl Shell for TokioShell {
-    type LinkStream = Waking<TcpStream>;
+    type LinkStream = Metered;
     type OutsideStream = Outside;
     type Aead = RingAead;
 
     fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
         let done = self.done.clone();
+        self.addresses.insert(link, address);
         if self.neighbours.as_ref().is_some_and(|policy| policy.decide(address) != Verdict::Accept) {
             let _engine_gone = done.send(Done::Link(link, Err(ErrorKind::PermissionDenied)));
             return;
@@ -234,7 +259,7 @@ impl Shell for TokioShell {
     }
 
     fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; RSA_LEN])> {
-        let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), unix_time());
+        let (done, keys, time) = (self.done.clone(), Arc::clone(&self.keys), self.clock.now());
         let parts = ReceiptParts::new(keys.node, statement.target, &statement.transcript, time.0);
         let Ok(permit) = Arc::clone(&self.signing).try_acquire_owned() else {
             let _engine_gone = done.send(Done::Unsigned(conversation, EndReason::Busy));
@@ -261,16 +286,20 @@ impl Shell for TokioShell {
     }
 
     fn unix_time(&self) -> Option<UnixTime> {
-        Some(unix_time())
+        Some(self.clock.now())
     }
 
     fn rng(&mut self) -> &mut dyn CryptoRng {
         &mut self.random
     }
 
+    fn handle_time(&mut self, link: LinkId, node: NodeId, time: UnixTime) {
+        self.show(link, Shown::Time(node, time));
+    }
+
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
         debug!(link = link.slot(), "link up");
-        (self.shown)(descriptor, time);
+        self.show(link, Shown::Descriptor(descriptor));
         for waiting in self.contacts.remove(&link).into_iter().flatten() {
             let _nobody_waits = waiting.send(Ok((Box::new(descriptor.clone()), time)));
         }
@@ -278,6 +307,7 @@ impl Shell for TokioShell {
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
         self.ends.count(end);
+        self.addresses.remove(&link);
         match end {
             LinkEnd::Idle | LinkEnd::Closed | LinkEnd::Shutdown => debug!(link = link.slot(), %end, "link ended"),
             LinkEnd::WrongNode | LinkEnd::Descriptor(_) => warn!(link = link.slot(), %end, "link refused"),

@@ -188,6 +188,7 @@ async fn launch(
 ) -> Result<Talk, OpenError> {
     let purpose = Purpose {
         target,
+        last: target.into(),
         options: BeginOptions { sign: options.sign, once: !options.keep_open },
         isolation: None,
         attempts,

@@ -1,39 +1,44 @@
 //! From a description to a running node.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use bulbil_core::crypto::identity::{self, IdentitySecret};
+use bulbil_core::crypto::identity::IdentitySecret;
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
 use bulbil_core::link::LinkSecret;
 use bulbil_core::node::{Config, Patience};
-use bulbil_core::phonebook::{HopCount, Strictness};
-use bulbil_core::wire::descriptor::{ADDRESSES_MAX, DESCRIPTOR_MAX_LEN, SIGNING_CONTEXT};
+use bulbil_core::phonebook::{Grouping, HopCount, Strictness};
 use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::policy::{Policy, Verdict};
-use bulbil_core::wire::{Descriptor, NodeId, OnionKeyKind, ProtocolVersion, Roles, UnixTime};
+use bulbil_core::wire::{NodeId, OnionKeyKind, Roles};
 use rand_core::Rng as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::directory::Directory;
-use super::keeper::{self, Rotation};
+use super::directory::{self, Directory};
+use super::gossip::{self, Gossip, Intervals};
+use super::keeper;
+use super::rotation::{Card, Rotation};
+use super::stored::Stored;
 use super::{Inner, Node, StartError};
 use crate::config::{self, Bootstrap, NetworkGroups};
+use crate::engine::clock::WallClock;
 use crate::engine::memory::Sizes;
 use crate::engine::readiness::Readiness;
 use crate::engine::service::{ServiceCall, Services};
-use crate::engine::shell::{CONNECTING, Keys, LinkEnds, SIGNING, TokioShell, unix_time};
+use crate::engine::shell::{CONNECTING, Keys, LinkEnds, SIGNING, Shown, TokioShell};
+use crate::engine::traffic::Traffic;
 use crate::engine::workers::Workers;
 use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
-/// How long a descriptor is valid. Onion keys rotate faster; this bounds how long a node that has gone is believed in.
-pub(super) const VALIDITY: Duration = Duration::from_secs(24 * 3600);
-/// A descriptor is valid a little before it is signed, for clocks that are slow.
-const CLOCK_SLACK: Duration = Duration::from_secs(600);
+/// Without any answer during so many times as long as it takes from exchange to exchange, failures are not counted.
+const LONELY: u32 = 5;
+/// Calls for services that may wait to be taken.
+const CALLS: usize = 32;
 /// Circuits that are built at one time; the others wait.
 const BUILDING: usize = 64;
 
@@ -59,6 +64,9 @@ pub struct NodeBuilder {
     patience: Patience,
     workers: usize,
     guards: Vec<NodeId>,
+    stored: Option<Stored>,
+    intervals: Intervals,
+    clock: WallClock,
     services: Option<mpsc::Sender<ServiceCall>>,
 }
 
@@ -85,6 +93,9 @@ impl Default for NodeBuilder {
             patience: Patience::DEFAULT,
             workers: 0,
             guards: Vec::new(),
+            stored: None,
+            intervals: Intervals::default(),
+            clock: WallClock::default(),
             services: None,
         }
     }
@@ -119,7 +130,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Hands conversations that ask for a service of this node to `calls`, at most 32 at a time; more than it has room for are refused.
+    /// Hands conversations that ask for a service of this node to `calls`, at most 32 at a time; more than it has room for are refused. Without
+    /// this the node passes its phonebook on itself.
     #[must_use]
     pub fn serve(mut self, calls: mpsc::Sender<ServiceCall>) -> Self {
         self.services = Some(calls);
@@ -158,6 +170,21 @@ impl NodeBuilder {
     #[must_use]
     pub const fn paths(mut self, hops: HopCount, strictness: Strictness) -> Self {
         (self.hops, self.strictness) = (hops, strictness);
+        self
+    }
+
+    /// How often it does what keeps its phonebook good.
+    #[must_use]
+    pub const fn intervals(mut self, intervals: Intervals) -> Self {
+        self.intervals = intervals;
+        self
+    }
+
+    /// What it takes for the time. For tests of a clock that is wrong.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn clock(mut self, clock: WallClock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -204,7 +231,7 @@ impl NodeBuilder {
             Keys { identity, link, onion: RwLock::new(OnionKeys::new(onion, None)), node }
         });
         let keys = Arc::new(keys.await.ok_or_else(|| StartError("key generation failed".into()))?);
-        let node = keys.node;
+        let node_id = keys.node;
         // Onions name the next hop's address; on the public network they must not make us call on private ones.
         let public = Policy::public();
         let is_public = |address: &SocketAddr| public.decide(*address) == Verdict::Accept;
@@ -214,8 +241,13 @@ impl NodeBuilder {
             roles: Roles { relay: self.relay, exit: self.exit, constrained: false },
             addresses: advertised,
             policy: policy.clone(),
+            rotation: self.rotation,
+            clock: self.clock.clone(),
+            sequence: AtomicU64::new(0),
         };
-        let descriptor = card.sign_current(&keys)?;
+        let signed = card.sign_current(&keys)?;
+        let descriptor = signed.as_ref().map(|signed| signed.bytes.clone()).unwrap_or_default();
+        let (own, own_shown) = watch::channel(signed);
 
         let config = Config {
             node: keys.node,
@@ -231,13 +263,27 @@ impl NodeBuilder {
             half_open_links: self.half_open_links,
             patience: self.patience,
         };
-        let directory = Directory::start(keys.node, self.reuse, self.guards);
+        let intervals = self.intervals;
+        let directory = Directory::start(directory::Settings {
+            own: keys.node,
+            reuse: self.reuse,
+            guards: self.guards,
+            stored: self.stored,
+            // Where network groups do not matter to paths, they must not matter to the buckets: all would lie in one.
+            grouping: if self.strictness == Strictness::Ignore { Grouping::Address } else { Grouping::Network },
+            retry: intervals.retry,
+            lonely: intervals.exchange * LONELY,
+            clock: self.clock.clone(),
+        });
         let (commands, asked) = mpsc::unbounded_channel();
         let (done, finished) = mpsc::unbounded_channel();
-        let shown = {
+        let audience = {
             let directory = directory.clone();
-            Box::new(move |descriptor: &_, _time: UnixTime| directory.insert(Clone::clone(descriptor)))
+            Box::new(move |address, shown: Shown<'_>| directory.show(address, shown))
         };
+        let (calls, called) = mpsc::channel(CALLS);
+        let calls = self.services.or_else(|| serving.then_some(calls));
+        let traffic = Arc::new(Traffic::default());
         let shell = TokioShell {
             keys: Arc::clone(&keys),
             descriptor,
@@ -247,12 +293,16 @@ impl NodeBuilder {
             done,
             conversations: std::collections::HashMap::new(),
             contacts: std::collections::HashMap::new(),
-            shown,
+            audience,
+            addresses: std::collections::HashMap::new(),
+            clock: self.clock.clone(),
             neighbours,
             connecting: Arc::new(Semaphore::new(CONNECTING)),
-            services: Services::new(self.services),
+            services: Services::new(calls),
             signing: Arc::new(Semaphore::new(SIGNING)),
             ends: LinkEnds::default(),
+            traffic: Arc::clone(&traffic),
+            onion_key_since: tokio::time::Instant::now(),
             random: SYSTEM,
         };
         let engine = Engine { config, sizes: self.sizes, shell, listeners, commands: asked, done: finished };
@@ -262,27 +312,40 @@ impl NodeBuilder {
 
         let mut tasks = JoinSet::new();
         for contact in self.bootstrap {
-            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.doubts()));
+            tasks.spawn(keeper::stay_in_touch(contact, commands.clone(), serving, directory.clone()));
         }
         if serving {
-            let rotation = Rotation { keys, card, kind: self.onion_kind, period: self.rotation };
+            let jumps = directory.jumps();
+            let rotation = Rotation { keys, card, kind: self.onion_kind, own, jumps };
             tasks.spawn(rotation.run(workers.clone(), commands.clone()));
+            let server = gossip::Server {
+                directory: directory.clone(),
+                workers: workers.clone(),
+                own: own_shown.clone(),
+                clock: self.clock.clone(),
+            };
+            tasks.spawn(gossip::serve(server, called));
         }
-        Ok(Node {
-            inner: Arc::new(Inner {
-                node,
-                addresses,
-                commands,
-                directory,
-                workers,
-                building: Semaphore::new(BUILDING),
-                hops: self.hops,
-                strictness: self.strictness,
-                reuse_paths: !self.reuse.is_zero(),
-                started: tokio::time::Instant::now(),
-                tasks: std::sync::Mutex::new(tasks),
-            }),
-        })
+        let inner = Arc::new(Inner {
+            node: node_id,
+            addresses,
+            commands: commands.clone(),
+            directory: directory.clone(),
+            workers,
+            building: Semaphore::new(BUILDING),
+            hops: self.hops,
+            strictness: self.strictness,
+            reuse_paths: !self.reuse.is_zero(),
+            started: tokio::time::Instant::now(),
+            clock: self.clock,
+            intervals,
+            traffic,
+            keeping: std::sync::Mutex::new(None),
+            tasks: std::sync::Mutex::new(tasks),
+        });
+        let gossip = Gossip { node: Arc::downgrade(&inner), directory, commands, own: own_shown, intervals };
+        inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(gossip.run());
+        Ok(Node { inner })
     }
 }
 
@@ -320,57 +383,11 @@ fn random_node() -> NodeId {
     NodeId(id)
 }
 
-/// What a node says of itself, apart from its keys.
-pub(super) struct Card {
-    roles: Roles,
-    addresses: Vec<SocketAddr>,
-    policy: Policy,
-}
-
-impl Card {
-    fn sign_current(&self, keys: &Keys) -> Result<Vec<u8>, StartError> {
-        let onion = keys.onion.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.sign(keys, onion.current())
-    }
-
-    /// A descriptor that announces `onion`, signed; empty for a node that answers no links.
-    pub(super) fn sign(&self, keys: &Keys, onion: &OnionSecret) -> Result<Vec<u8>, StartError> {
-        let Some(identity) = &keys.identity else { return Ok(Vec::new()) };
-        let now = unix_time();
-        let mut descriptor = Descriptor {
-            identity: identity.public(),
-            // Milliseconds, so that a node that restarts at once is believed at once.
-            sequence: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
-            valid_from: now.saturating_sub(CLOCK_SLACK),
-            valid_until: now.saturating_add(VALIDITY),
-            protocol: ProtocolVersion::V1,
-            roles: self.roles,
-            link_key: keys.link.public().0,
-            onion_key: onion.public(),
-            addresses: self.addresses.iter().take(ADDRESSES_MAX).copied().collect(),
-            exit_ports: if self.roles.exit { self.policy.summary() } else { Default::default() },
-            signature: [0; 256],
-        };
-        let invalid =
-            |error| StartError(format!("this node cannot be described to others: {error}; check its addresses"));
-        let mut bytes = [0; DESCRIPTOR_MAX_LEN];
-        let len = descriptor.emit_unsigned(&mut bytes).map_err(invalid)?;
-        let signature = identity.sign(&mut SYSTEM.clone(), &[SIGNING_CONTEXT, &bytes[..len]]);
-        descriptor.signature =
-            signature.map_err(|_| StartError("the identity key does not sign; is it damaged?".into()))?;
-        debug_assert!(
-            identity::verify(&descriptor.identity, &[SIGNING_CONTEXT, &bytes[..len]], &descriptor.signature).is_ok()
-        );
-        let len = descriptor.emit(&mut bytes).map_err(invalid)?;
-        Ok(bytes[..len].to_vec())
-    }
-}
-
 /// Starts a node as `config` says; without `state` under an identity of the moment that is kept nowhere.
 ///
 /// # Errors
 /// A state directory that cannot be used, an address that cannot be listened on; the text says what to do.
-pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<Node, StartError> {
+pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Result<Node, StartError> {
     let limits = &config.limits;
     let to_u16 = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let to_usize = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
@@ -402,6 +419,7 @@ pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<N
     if config.roles.exit {
         builder = builder.exit(config.exit.policy.clone());
     }
+    builder.intervals = config.phonebook.intervals();
     builder.bootstrap.clone_from(&config.bootstrap);
     builder.advertise.clone_from(&config.advertise);
     if config.roles.relay || config.roles.exit {
@@ -409,6 +427,10 @@ pub async fn start(config: &config::Config, state: Option<StateDir>) -> Result<N
     }
     if let Some(state) = &state {
         builder.guards = load_guards(state)?;
+        let from = Arc::clone(state);
+        let loaded = tokio::task::spawn_blocking(move || Stored::load(&from)).await;
+        let loaded = loaded.map_err(|_| StartError("the phonebook could not be read".into()))?;
+        builder.stored = loaded.map_err(|error| StartError(error.to_string()))?;
     }
     if let Some(state) = &state
         && !builder.listen.is_empty()

@@ -1,43 +1,36 @@
-//! What runs beside a node's engine: the first contacts, the rotation of the onion key.
+//! What runs beside a node's engine: the first contacts, and what is kept over a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulbil_core::crypto::kem::OnionSecret;
 use bulbil_core::driver::LinkEnd;
-use bulbil_core::wire::{NodeId, OnionKeyKind};
+use bulbil_core::wire::NodeId;
 use rand_core::Rng as _;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{info, warn};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
 
-use super::builder::{Card, Commands, VALIDITY};
+use super::builder::Commands;
+use super::directory::Directory;
 use crate::config::Bootstrap;
 use crate::engine::Command;
-use crate::engine::shell::Keys;
-use crate::engine::workers::Workers;
 use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
-/// Between two visits to a node that answers: a third of the shortest life that its descriptor's onion key should have.
-const REFRESH: Duration = Duration::from_secs(1200);
-/// Between two attempts to reach one that does not answer, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// Between two attempts to reach a node that does not answer: at first, at most while nobody else is known, and at most.
+const RETRY: (Duration, Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_secs(60), Duration::from_secs(3600));
+/// Between two looks at whether a bootstrap node is still in the phonebook, or anybody is.
+const LOOK: Duration = Duration::from_secs(30);
 /// Longest time between two visits for the reason that paths fail.
 const SPACING_MAX: Duration = Duration::from_secs(4);
 /// For how long a node may fail to answer before the log says so.
 const SILENCE: Duration = Duration::from_secs(4);
-/// Between two looks at whether the replay set has filled up.
-const ROTATION_CHECK: Duration = Duration::from_secs(30);
 
-/// Learns a node's descriptor, and keeps it fresh. `doubts` changes when a path fails: then the node is asked again, whether or
-/// not it answered before, because it may have restarted with a new onion key or come back.
-pub(super) async fn stay_in_touch(
-    contact: Bootstrap,
-    commands: Commands,
-    serving: bool,
-    mut doubts: watch::Receiver<u64>,
-) {
+/// Meets a bootstrap node, and again when it has left the phonebook, or when a path fails: it may have restarted with a new onion key, or
+/// know what has become of others. Nobody else needs it once others are known, so it may stay away for good.
+pub(super) async fn stay_in_touch(contact: Bootstrap, commands: Commands, serving: bool, directory: Directory) {
+    let mut doubts = directory.doubts();
     let (mut pause, mut spacing) = (RETRY.0, RETRY.0);
     let mut failing_since = None;
     loop {
@@ -47,10 +40,10 @@ pub(super) async fn stay_in_touch(
         if commands.send(Command::Contact(contact.address, contact.fingerprint, reply)).is_err() {
             return;
         }
-        let wait = match met.await {
-            Ok(Ok(_)) => {
+        let met = match met.await {
+            Ok(Ok((card, _))) => {
                 (pause, failing_since) = (RETRY.0, None);
-                REFRESH
+                Some(card.node())
             }
             Ok(Err(LinkEnd::Shutdown)) => return,
             outcome => {
@@ -64,9 +57,7 @@ pub(super) async fn stay_in_touch(
                     warn!(reason = end, serving, "a bootstrap node cannot be reached; trying again from time to time");
                     failing_since = Some(None);
                 }
-                let wait = pause;
-                pause = (pause * 2).min(RETRY.1);
-                wait
+                None
             }
         };
         // However many paths fail, each further visit for that reason is later than the one before.
@@ -74,10 +65,41 @@ pub(super) async fn stay_in_touch(
             sleep_until(asked + spacing).await;
             doubts.changed().await
         };
-        match timeout(spread(wait), early).await {
-            Ok(Ok(())) => spacing = (spacing * 2).min(SPACING_MAX),
-            Ok(Err(_)) => return,
-            Err(_) => spacing = RETRY.0,
+        let due = async {
+            match met {
+                Some(node) => until_it_has_left(&directory, node).await,
+                None => until_it_may_be_back(&directory, pause).await,
+            }
+        };
+        tokio::select! {
+            changed = early => match changed {
+                Ok(()) => spacing = (spacing * 2).min(SPACING_MAX),
+                Err(_) => return,
+            },
+            () = due => spacing = RETRY.0,
+        }
+        if met.is_none() {
+            pause = (pause * 2).min(RETRY.2);
+        }
+    }
+}
+
+async fn until_it_has_left(directory: &Directory, node: NodeId) {
+    loop {
+        sleep(spread(LOOK)).await;
+        if !directory.knows(node).await {
+            return;
+        }
+    }
+}
+
+async fn until_it_may_be_back(directory: &Directory, pause: Duration) {
+    let until = Instant::now() + spread(pause);
+    let alone_until = Instant::now() + spread(pause.min(RETRY.1));
+    while let left @ 1.. = until.saturating_duration_since(Instant::now()).as_millis() {
+        sleep(LOOK.min(Duration::from_millis(left as u64))).await;
+        if Instant::now() >= alone_until && !directory.anybody().await {
+            return;
         }
     }
 }
@@ -95,58 +117,40 @@ pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receive
     }
 }
 
-/// `period`, give or take a fifth, so that nodes do not move in step.
-fn spread(period: Duration) -> Duration {
-    period.mul_f64(0.8 + 0.4 * f64::from(SYSTEM.clone().next_u32()) / f64::from(u32::MAX))
+/// Writes the phonebook to the state directory.
+pub(super) struct BookKeeper {
+    state: Arc<StateDir>,
+    directory: Directory,
+    /// An older phonebook must not be written over a newer one.
+    turn: Mutex<()>,
 }
 
-/// Replaces the onion key at intervals, and at once when its replay set is full.
-pub(super) struct Rotation {
-    pub keys: Arc<Keys>,
-    pub card: Card,
-    pub kind: OnionKeyKind,
-    pub period: Duration,
-}
+impl BookKeeper {
+    pub(super) fn new(state: Arc<StateDir>, directory: Directory) -> Self {
+        Self { state, directory, turn: Mutex::new(()) }
+    }
 
-impl Rotation {
-    pub(super) async fn run(self, workers: Workers, commands: Commands) {
-        let this = Arc::new(self);
-        // A key lives no longer than half of its descriptor, so that the descriptor never runs out.
-        let period = this.period.min(VALIDITY / 2);
-        let mut until = Instant::now() + period;
-        loop {
-            loop {
-                let left = until.saturating_duration_since(Instant::now());
-                sleep(left.min(ROTATION_CHECK)).await;
-                let (reply, status) = oneshot::channel();
-                if commands.send(Command::Status(reply)).is_err() {
-                    return;
-                }
-                let Ok(status) = status.await else { return };
-                if status.rotation_due || Instant::now() >= until {
-                    break;
-                }
-            }
-            let maker = Arc::clone(&this);
-            let made = workers.call(move || {
-                let secret = OnionSecret::generate(maker.kind, &mut SYSTEM.clone());
-                let descriptor = maker.card.sign(&maker.keys, &secret);
-                (secret, descriptor)
-            });
-            match made.await {
-                Some((secret, Ok(descriptor))) => {
-                    if commands.send(Command::Rotate(Box::new(secret), descriptor)).is_err() {
-                        return;
-                    }
-                    info!("new onion key");
-                    until = Instant::now() + period;
-                }
-                Some((_, Err(error))) => {
-                    warn!(%error, "no new onion key; trying again soon");
-                    until = Instant::now() + ROTATION_CHECK;
-                }
-                None => return,
-            }
+    /// Writes it if it has changed.
+    pub(super) async fn save(&self) {
+        let _turn = self.turn.lock().await;
+        let Some(bytes) = self.directory.keep().await else { return };
+        let state = Arc::clone(&self.state);
+        let written = tokio::task::spawn_blocking(move || state.replace(Item::Phonebook, &bytes)).await;
+        if let Ok(Err(error)) = written {
+            warn!(%error, "the phonebook could not be kept");
         }
     }
+
+    /// Writes it from time to time.
+    pub(super) async fn run(self: Arc<Self>, every: Duration) {
+        loop {
+            sleep(every).await;
+            self.save().await;
+        }
+    }
+}
+
+/// `period`, give or take a fifth, so that nodes do not move in step.
+pub(super) fn spread(period: Duration) -> Duration {
+    period.mul_f64(0.8 + 0.4 * f64::from(SYSTEM.clone().next_u32()) / f64::from(u32::MAX))
 }

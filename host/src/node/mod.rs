@@ -2,10 +2,14 @@
 
 mod answers;
 mod builder;
+pub(crate) mod control;
 mod directory;
 mod error;
+mod gossip;
 mod keeper;
 mod open;
+mod rotation;
+pub(crate) mod stored;
 mod stream;
 
 use std::net::SocketAddr;
@@ -19,16 +23,19 @@ use crate::engine::Command;
 use crate::engine::workers::Workers;
 use directory::Directory;
 
+pub use crate::engine::clock::WallClock;
 pub use crate::engine::memory::Sizes;
 pub use crate::engine::service::ServiceCall;
 pub use crate::engine::{LinkEnds, Status};
 pub use answers::{Answers, VerifiedReceipt};
 pub use builder::{NodeBuilder, start};
 pub use bulbil_core::client::origin::Reached;
+pub use bulbil_core::phonebook::ClockVerdict;
 pub use bulbil_core::phonebook::{IsolationKey, Strictness};
 pub use bulbil_core::wire::EndReason;
-pub use directory::HopInfo;
+pub use directory::{HopInfo, Known};
 pub use error::{OpenError, StartError};
+pub use gossip::Intervals;
 pub use stream::CircuitStream;
 
 /// A handle to a running node. All clones speak of the same node.
@@ -49,6 +56,11 @@ struct Inner {
     strictness: Strictness,
     reuse_paths: bool,
     started: tokio::time::Instant,
+    clock: WallClock,
+    intervals: Intervals,
+    /// Who stores the phonebook, if somebody does.
+    keeping: std::sync::Mutex<Option<Arc<keeper::BookKeeper>>>,
+    traffic: Arc<crate::engine::traffic::Traffic>,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
 }
@@ -132,11 +144,25 @@ impl Node {
     }
 
     /// Keeps what should survive a restart in `state`, which stays locked until the node is shut down.
-    fn keep(&self, state: Option<crate::state::StateDir>) {
-        if let Some(state) = state {
-            let keeping = keeper::keep_guards(Arc::new(state), self.inner.directory.guards());
-            self.inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(keeping);
-        }
+    fn keep(&self, state: Option<Arc<crate::state::StateDir>>) {
+        let Some(state) = state else { return };
+        let inner = &self.inner;
+        let guards = keeper::keep_guards(Arc::clone(&state), inner.directory.guards());
+        let keeper = Arc::new(keeper::BookKeeper::new(state, inner.directory.clone()));
+        *inner.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&keeper));
+        let mut tasks = inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        tasks.spawn(guards);
+        tasks.spawn(keeper.run(inner.intervals.save));
+    }
+
+    /// The nodes that this node knows, in ascending order of ids; `None` once it has stopped.
+    pub async fn known(&self) -> Option<Vec<Known>> {
+        self.inner.directory.known().await
+    }
+
+    /// What other nodes think of this machine's clock; `None` once the node has stopped.
+    pub async fn clock(&self) -> Option<ClockVerdict> {
+        self.inner.directory.clock().await.map(|(verdict, _)| verdict)
     }
 
     /// Waits until a path to an exit can be chosen.
@@ -166,6 +192,10 @@ impl Node {
         let (reply, stopped) = oneshot::channel();
         if self.inner.commands.send(Command::Stop(reply)).is_ok() {
             let _engine_gone = stopped.await;
+        }
+        let keeping = self.inner.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(keeping) = keeping {
+            keeping.save().await;
         }
         self.inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
     }

@@ -77,6 +77,7 @@ impl Drop for Opened {
 /// What a circuit is opened for.
 pub(super) struct Purpose<'a> {
     pub target: &'a Target,
+    pub last: LastHop,
     pub options: BeginOptions,
     pub isolation: Option<IsolationKey>,
     /// What was tried before.
@@ -154,9 +155,13 @@ impl Inner {
 impl Node {
     /// Sends a circuit's onion on its way.
     pub(super) async fn launch(&self, purpose: &Purpose<'_>) -> Result<Opened, OpenError> {
+        let path = self.inner.path_around(purpose.last, purpose).await?;
+        self.launch_over(path, purpose).await
+    }
+
+    /// Sends a circuit's onion on its way over this path.
+    pub(super) async fn launch_over(&self, path: Vec<ChosenHop>, purpose: &Purpose<'_>) -> Result<Opened, OpenError> {
         let inner = &self.inner;
-        let last = LastHop::from(purpose.target);
-        let path = inner.path_around(last, purpose).await?;
         let infos: Vec<_> = path.iter().map(|hop| HopInfo { node: hop.node, address: hop.address }).collect();
         let (Some(first_hop), Some(exit)) = (infos.first().copied(), path.last()) else {
             return Err(OpenError::Shutdown);

@@ -125,6 +125,7 @@ async fn launch(
 ) -> Result<Opened, OpenError> {
     let purpose = Purpose {
         target,
+        last: target.into(),
         options: BeginOptions { sign: false, once: false },
         isolation: options.isolation,
         attempts,

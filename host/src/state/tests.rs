@@ -212,6 +212,61 @@ fn writes_private_files_elsewhere() {
     assert!(matches!(write_private(&nowhere, b"x", false).unwrap_err().problem, Problem::Io(_)));
 }
 
+#[test]
+fn writing_elsewhere_removes_what_ended_processes_left() {
+    let scratch = Scratch::new("state");
+    let path = scratch.path().join("identity.der");
+    let file = |name: &str| scratch.path().join(name);
+    let left = [".identity.der.1.new".to_owned(), format!(".identity.der.{}.new", std::process::id())];
+    let others =
+        [".identity.der.new", ".identity.der.x.new", "identity.der.1.new", ".other.1.new", ".identity.der.2.1.new"];
+    for name in left.iter().map(String::as_str).chain(others) {
+        std::fs::write(file(name), "half of the n").unwrap();
+    }
+    // Its writer is at work, as far as anybody can tell.
+    let written = create_held(&file(".identity.der.3.new")).unwrap();
+    write_private(&path, b"new", true).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert!(left.iter().all(|name| !file(name).exists()));
+    assert!(others.iter().all(|name| file(name).exists()));
+    assert!(file(".identity.der.3.new").exists());
+    drop(written);
+    write_private(&path, b"newer", true).unwrap();
+    assert!(!file(".identity.der.3.new").exists());
+    remove_left_behind(scratch.path(), None);
+    let there = |name: &&str| file(name).exists();
+    assert!(others.iter().filter(|name| there(name)).eq(&[
+        ".identity.der.new",
+        ".identity.der.x.new",
+        "identity.der.1.new"
+    ]));
+}
+
+/// Some write, others clean up all the time: no write is disturbed.
+#[test]
+fn cleaning_up_disturbs_no_write() {
+    let scratch = Scratch::new("state");
+    let writing = std::sync::atomic::AtomicUsize::new(4);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let (path, writing) = (scratch.path().join(format!("file{writer}")), &writing);
+            scope.spawn(move || {
+                for round in 0..50u8 {
+                    write_private(&path, &[round], true).unwrap();
+                    assert_eq!(std::fs::read(&path).unwrap(), [round]);
+                }
+                writing.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        scope.spawn(|| {
+            while writing.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                remove_left_behind(scratch.path(), None);
+            }
+        });
+    });
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 4);
+}
+
 proptest! {
     #[test]
     fn framing_round_trips(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {

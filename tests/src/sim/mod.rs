@@ -228,6 +228,21 @@ impl<'m, 'b> Network<'m, 'b> {
     /// # Errors
     /// The client refuses.
     pub fn open(&mut self, client: NodeIndex, path: &[NodeIndex], wish: Wish) -> Result<TalkIndex, OpenRefused> {
+        let talk = self.open_detached(client, path, wish)?;
+        self.attach_app(talk);
+        Ok(talk)
+    }
+
+    /// Opens a conversation whose application comes later, with [`Self::attach_app`].
+    ///
+    /// # Errors
+    /// The client refuses.
+    pub fn open_detached(
+        &mut self,
+        client: NodeIndex,
+        path: &[NodeIndex],
+        wish: Wish,
+    ) -> Result<TalkIndex, OpenRefused> {
         let talk = self.talks.len();
         let target = if wish.service { "phonebook".into() } else { format!("t{talk}.test:80") };
         let target: Target = target.parse().expect("a valid name");
@@ -275,12 +290,18 @@ impl<'m, 'b> Network<'m, 'b> {
             first_heard: None,
         });
         self.names.insert((client, name), talk);
+        self.run_woken(Some(client));
+        Ok(talk)
+    }
+
+    /// Attaches a conversation to its application.
+    pub fn attach_app(&mut self, talk: TalkIndex) {
+        let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
         let stream = self.attach(client, name, Owner::App(talk), |talks, stream| talks[talk].app.attach(stream));
         let node = &mut self.nodes[client];
         node.driver.attach(&mut node.shell, name, stream, now);
         self.world.borrow_mut().woken.insert(Owner::App(talk));
         self.run_woken(Some(client));
-        Ok(talk)
     }
 
     fn hop<'k>(&self, hop: NodeIndex, key: &'k OnionKey) -> HopSpec<'k> {

@@ -64,6 +64,76 @@ fn requests_have_their_turn() {
     assert_eq!(answer(&mut line, &session), Ok(()));
 }
 
+#[test]
+fn parameters_are_told_once_the_server_has_answered() {
+    let mut world = World::with_alice();
+    let told = Some(KdfParameters::DEFAULT);
+    let mut line = world.line();
+    assert_eq!(line.client.parameters(), None);
+    line.client.confirm(&mut line.frame).unwrap();
+    assert_eq!(line.client.parameters(), None);
+    assert_eq!(line.client.confirm(&mut line.frame), Err(ClientError::OutOfTurn));
+    let (_, mut reply) = line.carry(&mut world).unwrap();
+    assert_eq!(line.client.handle_confirmation(&mut reply[LENGTH_LEN..]), Ok(KdfParameters::DEFAULT));
+    assert_eq!(line.client.parameters(), told);
+    // The connection goes on.
+    let mut bob = world.session("bob", 2);
+    assert_eq!(line.sign_up(&mut world, &mut bob, 1), Status::SignedUp);
+    // A challenge is an answer as well.
+    let mut line = world.line();
+    assert_eq!(line.begin(&mut world, &mut bob), Said::Challenged);
+    assert_eq!(line.client.parameters(), told);
+}
+
+/// Whoever changes the greeting, or greets in the server's place, cannot answer: nobody hashes for them.
+#[test]
+fn parameters_of_others_are_never_told() {
+    let world = &mut World::new();
+    let (_, greeting) = world.server.greet(&mut world.rng);
+    let mut dearest = greeting;
+    // 1 GiB, 16 passes, 16 lanes.
+    dearest[1..10].copy_from_slice(&[0, 0x10, 0, 0, 0, 0, 0, 16, 16]);
+    let greeting = Greeting::parse(&dearest).unwrap();
+    assert_eq!(greeting.parameters(), KdfParameters::CEILING);
+    let mut client = Connection::new(&greeting, &server_key(), &mut world.rng).unwrap();
+    let mut frame = Frame::new();
+    client.confirm(&mut frame).unwrap();
+    let (mut server, _) = world.server.greet(&mut world.rng);
+    assert!(crate::auth::testing::deliver(&mut server, world, frame.as_ref()).is_err());
+    // What they can send back: garbage of the right length, or what the client has sent.
+    for mut forged in [std::vec![0; 1552], frame.as_ref()[frame.as_ref().len() - 1552..].to_vec()] {
+        let handled = client.handle_confirmation(&mut forged);
+        assert_eq!(handled, Err(ClientError::Channel(ChannelFailed)));
+        assert_eq!(client.parameters(), None);
+    }
+}
+
+#[test]
+fn only_the_servers_own_key_confirms() {
+    let other = session_secret(1).public();
+    let reply = |request, content| Message::unsigned(Username::nobody(), request, content);
+    let cases = [
+        (reply(Request::PublicKey, Content::Key(server_key())), Ok(KdfParameters::FLOOR)),
+        (reply(Request::PublicKey, Content::Key(other)), Err(ClientError::Unexpected)),
+        (reply(Request::SignIn, Content::Key(server_key())), Err(ClientError::Unexpected)),
+        (reply(Request::Log, Content::Text("503 unavailable")), Err(ClientError::Unexpected)),
+    ];
+    for (message, expected) in cases {
+        let rng = &mut rng(1);
+        let greeter = Greeter::new(KdfParameters::FLOOR, rng);
+        let greeting = Greeting::parse(greeter.greeting()).unwrap();
+        let mut client = Connection::new(&greeting, &server_key(), rng).unwrap();
+        let mut frame = Frame::new();
+        client.confirm(&mut frame).unwrap();
+        let mut bytes = frame.as_ref()[LENGTH_LEN..].to_vec();
+        let (mut server, asked) = greeter.accept(&crate::auth::testing::server_secret(), &mut bytes, rng).unwrap();
+        assert_eq!(asked, b"0::-:public_key:");
+        server.seal(&message, None, &mut frame).unwrap();
+        let reply = &frame.as_ref()[LENGTH_LEN..];
+        assert_eq!(client.handle_confirmation(&mut reply.to_vec()), expected);
+    }
+}
+
 /// Replies that the server never gives, made with its end of the channel.
 #[test]
 fn only_fitting_replies_are_taken() {

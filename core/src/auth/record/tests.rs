@@ -4,8 +4,12 @@ use super::*;
 use crate::auth::testing::{name, password, session_secret};
 use crate::wire::testing::assert_rejects_misfits;
 
+fn signed_up(username: &str, key: u8) -> UserRecord {
+    UserRecord::new(name(username), password(key), &session_secret(1).public())
+}
+
 fn sample() -> UserRecord {
-    let mut record = UserRecord::new(name("alice"), password(7));
+    let mut record = signed_up("alice", 7);
     for key in 1..=5 {
         record = record.connected(&session_secret(key).public()).unwrap();
     }
@@ -15,7 +19,7 @@ fn sample() -> UserRecord {
 #[test]
 fn records_round_trip() {
     let connected = sample();
-    for record in [UserRecord::new(name(&"x".repeat(64)), password(0)), connected.disconnected().unwrap(), connected] {
+    for record in [signed_up(&"x".repeat(64), 0), connected.disconnected().unwrap(), connected] {
         let bytes = record.encode();
         assert!(UserRecord::decode(bytes.as_slice()).unwrap() == record);
         assert_rejects_misfits(bytes.as_slice(), |bytes| UserRecord::decode(bytes).map(|_| ()));
@@ -29,6 +33,33 @@ fn frozen_record() {
     assert_eq!(hex::encode(sha2::Sha256::digest(sample().encode().as_slice())), FROZEN);
 }
 const FROZEN: &str = "0164e33d05082e8cedde4352a1cbb09b4448f502216894b09b29e46f8594f9e3";
+
+#[test]
+fn a_record_begins_with_the_key_that_signed_up() {
+    let key = |index: usize| session_secret(index).public();
+    let mut record = signed_up("alice", 7);
+    assert!(record.knows(&key(1).fingerprint()) && !record.knows(&key(2).fingerprint()));
+    assert!(*record.presence() == Presence::Disconnected);
+    // The key goes as others do: when four others have signed in since.
+    for index in 2..=5 {
+        assert!(record.knows(&key(1).fingerprint()), "{index}");
+        record = record.connected(&key(index)).unwrap();
+    }
+    assert!(!record.knows(&key(1).fingerprint()));
+}
+
+#[test]
+fn a_record_knows_one_key_to_four() {
+    let at = 1 + 8 + 8 + 65 + 32;
+    let mut bytes = signed_up("alice", 7).encode();
+    assert_eq!(bytes[at], 1);
+    for count in [0, 5] {
+        bytes[at] = count;
+        assert!(matches!(UserRecord::decode(bytes.as_slice()), Err(WireError::Invalid)));
+    }
+    bytes[at..][..33].fill(0);
+    assert!(matches!(UserRecord::decode(bytes.as_slice()), Err(WireError::Invalid)));
+}
 
 #[test]
 fn changes_count_and_keep_the_rest() {

@@ -163,6 +163,7 @@ fn signed_messages_do_not_travel_to_another_connection() {
         (Request::Act, Content::Raw(b"write:x")),
         (Request::Act, Content::Text("read")),
         (Request::SignIn, Content::Key(secret.public())),
+        (Request::SignUp, Content::Raw(&sign_up_content(1, &secret.public().to_der()))),
     ] {
         let message =
             Message::signed(name("alice"), request, content, &secret, line.client.binding(), &mut world.rng).unwrap();
@@ -220,7 +221,7 @@ fn beginning_to_sign_in_disturbs_nobody() {
     assert_eq!(world.line().disconnect(world, &mut alice), Status::Disconnected);
 }
 
-/// A user without a session is compared with the server's key, to take as long as others: its holder gains nothing by that.
+/// The signature of a user without a session is checked against the server's key: its holder gains nothing by that.
 #[test]
 fn the_servers_own_key_signs_for_nobody() {
     let world = &mut World::with_alice();
@@ -240,6 +241,50 @@ fn the_servers_own_key_signs_for_nobody() {
         }
     }
     assert!(world.users.records == stored);
+}
+
+/// The content of a sign-up: this password key, and the DER of a session's key.
+fn sign_up_content(key: u8, der: &[u8]) -> std::vec::Vec<u8> {
+    [&[key; 32][..], der].concat()
+}
+
+#[test]
+fn a_sign_up_is_made_by_the_holder_of_its_session_key() {
+    let world = &mut World::new();
+    let line = &mut world.line();
+    let (own, others) = (session_secret(2), session_secret(1).public());
+    let content = sign_up_content(1, &others.to_der());
+    let content = Content::Raw(&content);
+    let unsigned = Message::unsigned(name("bob"), Request::SignUp, content.clone());
+    assert_eq!(line.raw_message(world, &unsigned), REFUSED);
+    let binding = line.client.binding();
+    let message = Message::signed(name("bob"), Request::SignUp, content, &own, binding, &mut world.rng).unwrap();
+    assert_eq!(line.raw_message(world, &message), REFUSED);
+    // Signed for other content.
+    let content = sign_up_content(1, &own.public().to_der());
+    let signed = Content::Raw(&content);
+    let message =
+        Message::signed(name("bob"), Request::SignUp, signed, &own, line.client.binding(), &mut world.rng).unwrap();
+    let content = sign_up_content(2, &own.public().to_der());
+    let changed = Message { content: Content::Raw(&content), ..message.clone() };
+    assert_eq!(line.raw_message(world, &changed), REFUSED);
+    assert!(world.users.records.is_empty());
+    assert_eq!(line.raw_message(world, &message), Said::Log(Status::SignedUp));
+}
+
+#[test]
+fn strangers_do_not_keep_a_fresh_account_out() {
+    let world = &mut World::new();
+    let mut owner = world.session("alice", 1);
+    assert_eq!(world.line().sign_up(world, &mut owner, 1), Status::SignedUp);
+    // Strangers use up what they have, before the owner has ever signed in.
+    let mut stranger = world.session("alice", 2);
+    while world.line().sign_in(world, &mut stranger, 9) == Status::Refused {}
+    assert!(matches!(world.line().sign_in(world, &mut stranger, 1), Status::RetryAfter(_)));
+    assert_eq!(world.line().sign_in(world, &mut owner, 1), Status::SignedIn(SessionNumber(1)));
+    // Whoever is refused because the name is taken gets no place among the known keys.
+    assert_eq!(world.line().sign_up(world, &mut stranger, 9), Status::NameTaken);
+    assert!(matches!(world.line().sign_in(world, &mut stranger, 1), Status::RetryAfter(_)));
 }
 
 #[test]
@@ -300,7 +345,7 @@ fn guessing_is_slowed_for_strangers_and_not_for_the_owner() {
 fn without_the_servers_key_only_that_is_told() {
     let world = &mut World::with_alice();
     let requests = [
-        Message::unsigned(name("bob"), Request::SignUp, Content::Raw(&[1; 32])),
+        Message::unsigned(name("bob"), Request::SignUp, Content::Raw(&[1; 326])),
         Message::unsigned(name("alice"), Request::Disconnect, Content::Raw(&[])),
         Message::unsigned(name("alice"), Request::Log, Content::Text("201 signed up")),
     ];
@@ -323,11 +368,19 @@ fn messages_out_of_place_are_answered_and_the_connection_goes_on() {
     let line = &mut world.line();
     let key = Content::Key(session_secret(1).public());
     let not_understood = Said::Log(Status::NotUnderstood);
+    let der = session_secret(1).public().to_der();
+    let sign_up = sign_up_content(1, &der);
+    let mut der_of_another_kind = der;
+    der_of_another_kind[0] ^= 1;
     for (request, content) in [
         (Request::Log, Content::Text("201 signed up")),
-        (Request::SignUp, Content::Raw(&[1; 31])),
-        (Request::SignUp, Content::Raw(&[1; 33])),
-        (Request::SignUp, Content::Text("00000000000000000000000000000000")),
+        (Request::SignUp, Content::Raw(&[])),
+        (Request::SignUp, Content::Raw(&[1; 32])),
+        (Request::SignUp, Content::Raw(&sign_up[..325])),
+        (Request::SignUp, Content::Raw(&[&sign_up[..], &[0]].concat())),
+        (Request::SignUp, Content::Raw(&sign_up_content(1, &der_of_another_kind))),
+        (Request::SignUp, Content::Text(core::str::from_utf8(&[b'0'; 326]).unwrap())),
+        (Request::SignUp, key.clone()),
         (Request::SignIn, Content::Raw(b"")),
         (Request::Challenge, key.clone()),
         (Request::Act, Content::Text("Read")),
@@ -382,7 +435,7 @@ fn another_server_reads_nothing() {
     let mut client = client::Connection::new(&greeting, &server_key(), &mut world.rng).unwrap();
     let mut session = world.session("alice", 1);
     let mut frame = Frame::new();
-    client.sign_up(&session, &password(1), &mut frame).unwrap();
+    client.sign_up(&session, &password(1), &mut world.rng, &mut frame).unwrap();
     let mut body = frame.as_ref()[LENGTH_LEN..].to_vec();
     let received = impostor.1.receive(&impostor.0, &mut body, &mut world.rng);
     assert_eq!(received.err(), Some(ChannelFailed));

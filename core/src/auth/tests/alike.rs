@@ -1,4 +1,5 @@
-//! Unknown and known users look the same from outside, and all users to the exit.
+//! Unknown and known users look the same from outside, and all users to the exit: in what is said, how long it is and how often
+//! it goes back and forth.
 
 use std::string::String;
 use std::vec::Vec;
@@ -6,7 +7,7 @@ use std::vec::Vec;
 use crate::auth::challenge::Challenge;
 use crate::auth::client::Act;
 use crate::auth::message::{Content, Message, Request};
-use crate::auth::testing::{Said, World, name, password};
+use crate::auth::testing::{Line, Said, World, name, password, session_secret};
 
 /// Everything that somebody without the password sees who tries `username`: frames' lengths, and what is in the replies.
 fn tried(world: &mut World, username: &str, key: usize) -> (Vec<usize>, Vec<String>) {
@@ -30,12 +31,48 @@ fn tried(world: &mut World, username: &str, key: usize) -> (Vec<usize>, Vec<Stri
         let reply = line.disconnect(world, &mut session);
         said.push(std::format!("{reply:?}"));
         let unasked = Message::unsigned(name(username), Request::Challenge, Content::Raw(b"x"));
-        line.client.send_raw(&unasked, &mut line.frame);
-        let (_, mut reply) = line.carry(world).unwrap();
-        said.push(std::format!("{:?}", line.client.open_raw(&mut reply[2..])));
+        said.push(std::format!("{:?}", raw(&mut line, world, &unasked)));
+        for message in bad_sign_ups(username) {
+            said.push(std::format!("{:?}", raw(&mut line, world, &message)));
+        }
         lengths.extend(line.sent.iter().map(Vec::len));
     }
     (lengths, said)
+}
+
+fn raw(line: &mut Line, world: &mut World, message: &Message<'_>) -> Said {
+    line.client.send_raw(message, &mut line.frame);
+    let (_, mut reply) = line.carry(world).unwrap();
+    line.client.open_raw(&mut reply[2..])
+}
+
+/// Without a signature, and without a key.
+fn bad_sign_ups(username: &str) -> [Message<'static>; 2] {
+    static CONTENT: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let content = CONTENT.get_or_init(|| [&[1; 32][..], &session_secret(2).public().to_der()].concat());
+    [&content[..], &content[..32]]
+        .map(|content| Message::unsigned(name(username), Request::SignUp, Content::Raw(content)))
+}
+
+/// What tells that a name is taken tells nothing more.
+#[test]
+fn all_taken_names_look_alike() {
+    let refused = |world: &mut World| {
+        let mut line = world.line();
+        let said = line.sign_up(world, &mut world.session("alice", 3), 7);
+        (said, line.sent.iter().map(Vec::len).collect::<Vec<_>>())
+    };
+    let mut world = World::with_alice();
+    let registered = refused(&mut world);
+    let mut alice = world.session("alice", 1);
+    world.line().sign_in(&mut world, &mut alice, 1);
+    let connected = refused(&mut world);
+    world.line().disconnect(&mut world, &mut alice);
+    assert_eq!(registered.0, crate::auth::Status::NameTaken);
+    assert_eq!(registered, connected);
+    assert_eq!(registered, refused(&mut world));
+    // A free one is answered with as many bytes.
+    assert_eq!(refused(&mut World::new()), (crate::auth::Status::SignedUp, registered.1));
 }
 
 #[test]

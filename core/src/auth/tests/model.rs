@@ -6,10 +6,13 @@ use proptest::prelude::*;
 
 use crate::auth::client::{Act, Session};
 use crate::auth::status::{SessionNumber, Status};
-use crate::auth::testing::{Line, Said, World, password};
+use crate::auth::testing::{Line, Said, World, name, password, session_secret};
+use crate::auth::{Fingerprint, Users as _};
 
 const NAMES: [&str; 2] = ["alice", "bob"];
-const COMPUTERS: usize = 2;
+/// More than a record knows session keys.
+const COMPUTERS: usize = 5;
+const LINES: usize = NAMES.len() * COMPUTERS;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -37,6 +40,16 @@ struct User {
     /// The computer that is signed in.
     connected: Option<usize>,
     note: Vec<u8>,
+    /// Computers whose session keys are known, the latest first.
+    known: Vec<usize>,
+}
+
+impl User {
+    fn meets(&mut self, computer: usize) {
+        self.known.retain(|&known| known != computer);
+        self.known.insert(0, computer);
+        self.known.truncate(4);
+    }
 }
 
 fn any_step() -> impl Strategy<Value = (usize, usize, Step)> {
@@ -59,11 +72,13 @@ proptest! {
     fn the_server_does_what_the_model_does(steps in proptest::collection::vec(any_step(), 1..40)) {
         let world = &mut World::new();
         let mut users: [User; NAMES.len()] = Default::default();
-        // Every user has a line and a session key of their own on every computer.
-        let mut lines: Vec<Line> = (0..4).map(|_| world.line()).collect();
+        // Every user has a line of their own on every computer; the users of a computer have one session key.
+        let mut lines: Vec<Line> = (0..LINES).map(|_| world.line()).collect();
         let mut sessions: Vec<Session> =
-            (0..4).map(|index| world.session(NAMES[index / COMPUTERS], 1 + index)).collect();
-        let mut challenged = [false; 4];
+            (0..LINES).map(|index| world.session(NAMES[index / COMPUTERS], 1 + index % COMPUTERS)).collect();
+        let keys: [Fingerprint; COMPUTERS] =
+            core::array::from_fn(|computer| session_secret(1 + computer).public().fingerprint());
+        let mut challenged = [false; LINES];
         for (who, computer, step) in steps {
             let index = who * COMPUTERS + computer;
             let (user, line, session) = (&mut users[who], &mut lines[index], &mut sessions[index]);
@@ -72,7 +87,10 @@ proptest! {
                 Step::SignUp { password } => {
                     let expected = if user.password.is_none() { Status::SignedUp } else { Status::NameTaken };
                     prop_assert_eq!(line.sign_up(world, session, password), expected);
-                    user.password.get_or_insert(password);
+                    if user.password.is_none() {
+                        user.password = Some(password);
+                        user.meets(computer);
+                    }
                     // The client keeps no challenge over another request, though the server would.
                     challenged[index] = false;
                 }
@@ -93,13 +111,14 @@ proptest! {
                     if right {
                         user.sessions += 1;
                         user.connected = Some(computer);
+                        user.meets(computer);
                     }
                     let expected = if right { Status::SignedIn(SessionNumber(user.sessions)) } else { Status::Refused };
                     prop_assert_eq!(line.round(world, session).unwrap(), Said::Log(expected));
                     // Slowing down is tested elsewhere.
                     world.pass(60_000);
-                    challenged = [false; 4];
-                    lines = (0..4).map(|_| world.line()).collect();
+                    challenged = [false; LINES];
+                    lines = (0..LINES).map(|_| world.line()).collect();
                 }
                 Step::Read => {
                     let expected = if mine { Said::Note(user.note.clone()) } else { Said::Log(Status::Refused) };
@@ -128,6 +147,11 @@ proptest! {
                 }
                 Step::Wait => world.pass(30_000),
             }
+            let record = world.users.load(&name(NAMES[who])).unwrap();
+            let known = |computer: &usize| record.as_ref().is_some_and(|record| record.knows(&keys[*computer]));
+            let mut expected = user.known.clone();
+            expected.sort_unstable();
+            prop_assert_eq!((0..COMPUTERS).filter(known).collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -13,9 +13,11 @@
 //! A client that speaks as soon as it is greeted is therefore closed only if half of the places change hands within its
 //! round trip. A request in work (not one that waits for a thread) is never dropped; if nothing else is there, which takes as many
 //! requests in work as there are places, the newcomer is refused.
+//!
+//! Whoever comes first in that order is found, and every change noted, in logarithmic time: a flood is when there is none to spare.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,22 +27,68 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PlaceId(u64);
 
+/// How far a connection that is waited for has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     /// Not yet answered on a channel sealed to the server's key.
     Silent,
-    /// Answered on such a channel, and waited for since.
+    /// Answered on such a channel.
     Answered,
-    /// A request is in work.
-    Busy,
+}
+
+impl Stage {
+    const ALL: [Self; 2] = [Self::Silent, Self::Answered];
+}
+
+/// Something for each stage.
+#[derive(Default)]
+struct Staged<T> {
+    silent: T,
+    answered: T,
+}
+
+impl<T> Staged<T> {
+    const fn get(&self, stage: Stage) -> &T {
+        match stage {
+            Stage::Silent => &self.silent,
+            Stage::Answered => &self.answered,
+        }
+    }
+
+    const fn get_mut(&mut self, stage: Stage) -> &mut T {
+        match stage {
+            Stage::Silent => &mut self.silent,
+            Stage::Answered => &mut self.answered,
+        }
+    }
 }
 
 struct Entry {
     from: IpAddr,
-    phase: Phase,
+    /// `None` while a request is in work.
+    waits: Option<Stage>,
     /// When the connection was made, or last answered on a sealed channel; grows with time.
     since: u64,
     notice: Arc<Notify>,
+}
+
+/// The connections of one address.
+#[derive(Default)]
+struct Group {
+    /// All of them, also those with a request in work.
+    count: usize,
+    /// Those that are waited for, by the time since when.
+    waiting: Staged<BTreeMap<u64, PlaceId>>,
+}
+
+/// Where an address's connections of one stage stand: by how many the address has, then by the one waited for the longest.
+type Rank = (Reverse<usize>, u64, IpAddr);
+
+impl Group {
+    fn rank(&self, from: IpAddr, stage: Stage) -> Option<Rank> {
+        let (&since, _) = self.waiting.get(stage).first_key_value()?;
+        Some((Reverse(self.count), since, from))
+    }
 }
 
 /// A newcomer's place.
@@ -57,14 +105,28 @@ pub(super) struct Places {
     connections: usize,
     per_address: usize,
     entries: HashMap<PlaceId, Entry>,
-    counts: HashMap<IpAddr, usize>,
+    groups: HashMap<IpAddr, Group>,
+    /// Addresses with connections that are waited for; the first to give way is in front.
+    ranks: Staged<BTreeSet<Rank>>,
+    /// How many connections are waited for.
+    waiting: Staged<usize>,
     /// Counts what happens.
     clock: u64,
+    closing: bool,
 }
 
 impl Places {
     pub(super) fn new(connections: usize, per_address: usize) -> Self {
-        Self { connections, per_address, entries: HashMap::new(), counts: HashMap::new(), clock: 0 }
+        Self {
+            connections,
+            per_address,
+            entries: HashMap::new(),
+            groups: HashMap::new(),
+            ranks: Staged::default(),
+            waiting: Staged::default(),
+            clock: 0,
+            closing: false,
+        }
     }
 
     fn tick(&mut self) -> u64 {
@@ -73,72 +135,128 @@ impl Places {
     }
 
     fn count(&self, from: IpAddr) -> usize {
-        self.counts.get(&from).copied().unwrap_or(0)
+        self.groups.get(&from).map_or(0, |group| group.count)
     }
 
-    /// A place for a newcomer; `None` if all places are taken by requests in work.
+    /// Changes what is known of an address, and its ranks with it.
+    fn regroup(&mut self, from: IpAddr, change: impl FnOnce(&mut Group)) {
+        let group = self.groups.entry(from).or_default();
+        for stage in Stage::ALL {
+            *self.waiting.get_mut(stage) -= group.waiting.get(stage).len();
+            if let Some(rank) = group.rank(from, stage) {
+                self.ranks.get_mut(stage).remove(&rank);
+            }
+        }
+        change(group);
+        for stage in Stage::ALL {
+            *self.waiting.get_mut(stage) += group.waiting.get(stage).len();
+            if let Some(rank) = group.rank(from, stage) {
+                self.ranks.get_mut(stage).insert(rank);
+            }
+        }
+        if group.count == 0 {
+            self.groups.remove(&from);
+        }
+    }
+
+    /// A place for a newcomer; `None` if all places are taken by requests in work, or the server stops.
     pub(super) fn admit(&mut self, from: IpAddr) -> Option<Admitted> {
+        if self.closing {
+            return None;
+        }
         let evicted = if self.count(from) >= self.per_address {
-            self.evict(|entry| entry.from == from)?;
+            self.evict(Some(from))?;
             true
         } else if self.entries.len() >= self.connections {
-            self.evict(|_| true)?;
+            self.evict(None)?;
             true
         } else {
             false
         };
         let since = self.tick();
         let (id, notice) = (PlaceId(since), Arc::new(Notify::new()));
-        self.entries.insert(id, Entry { from, phase: Phase::Silent, since, notice: Arc::clone(&notice) });
-        *self.counts.entry(from).or_default() += 1;
+        let entry = Entry { from, waits: Some(Stage::Silent), since, notice: Arc::clone(&notice) };
+        self.entries.insert(id, entry);
+        self.regroup(from, |group| {
+            group.count += 1;
+            group.waiting.silent.insert(since, id);
+        });
         Some(Admitted { id, notice, evicted })
     }
 
-    /// A whole request has come and its work begins.
-    pub(super) fn busy(&mut self, id: PlaceId) {
-        // One that was evicted at this very moment is no longer here.
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.phase = Phase::Busy;
+    /// A whole request has come and its work would begin. Whether it may: not that of a connection that had to give way at this very moment,
+    /// and none when the server stops.
+    #[must_use]
+    pub(super) fn busy(&mut self, id: PlaceId) -> bool {
+        if self.closing {
+            return false;
         }
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        let (from, since, waited) = (entry.from, entry.since, entry.waits.take());
+        if let Some(stage) = waited {
+            self.regroup(from, |group| {
+                group.waiting.get_mut(stage).remove(&since);
+            });
+        }
+        true
     }
 
-    /// The request has been answered, on a channel that is `sealed` to the server's key or one that asks for it.
-    pub(super) fn waits(&mut self, id: PlaceId, sealed: bool) {
-        let now = self.tick();
-        if let Some(entry) = self.entries.get_mut(&id) {
-            // Who only asks for the key stays as old as it is, or asking again and again would make it the last to go.
-            (entry.phase, entry.since) = if sealed { (Phase::Answered, now) } else { (Phase::Silent, entry.since) };
+    /// The request has been answered, on a channel that is `sealed` to the server's key or one that asks for it. Whether another one
+    /// may come.
+    #[must_use]
+    pub(super) fn waits(&mut self, id: PlaceId, sealed: bool) -> bool {
+        if self.closing {
+            return false;
         }
+        let now = self.tick();
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        // Who only asks for the key stays as old as it is, or asking again and again would make it the last to go.
+        let (stage, since) = if sealed { (Stage::Answered, now) } else { (Stage::Silent, entry.since) };
+        let (from, before) = (entry.from, entry.waits.replace(stage).map(|stage| (stage, entry.since)));
+        entry.since = since;
+        self.regroup(from, |group| {
+            if let Some((stage, since)) = before {
+                group.waiting.get_mut(stage).remove(&since);
+            }
+            group.waiting.get_mut(stage).insert(since, id);
+        });
+        true
     }
 
     /// The connection has ended.
     pub(super) fn leave(&mut self, id: PlaceId) {
         let Some(entry) = self.entries.remove(&id) else { return };
-        if let Some(count) = self.counts.get_mut(&entry.from) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&entry.from);
+        self.regroup(entry.from, |group| {
+            group.count -= 1;
+            if let Some(stage) = entry.waits {
+                group.waiting.get_mut(stage).remove(&entry.since);
             }
-        }
+        });
     }
 
     /// Closes the connection that comes first, if there is one that waits.
     pub(super) fn evict_one(&mut self) {
-        let _none = self.evict(|_| true);
+        let _none = self.evict(None);
     }
 
-    /// Closes all that wait.
-    pub(super) fn evict_waiting(&mut self) {
-        while self.evict(|_| true).is_some() {}
+    /// The server stops: closes all that wait, and lets no request begin any more.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+        while self.evict(None).is_some() {}
     }
 
-    fn evict(&mut self, eligible: impl Fn(&Entry) -> bool) -> Option<()> {
-        let count = |phase| self.entries.values().filter(|entry| entry.phase == phase && eligible(entry)).count();
-        let (silent, answered) = (count(Phase::Silent), count(Phase::Answered));
-        let phase = if silent >= answered { Phase::Silent } else { Phase::Answered };
-        let candidates = self.entries.iter().filter(|(_, entry)| entry.phase == phase && eligible(entry));
-        let first =
-            candidates.min_by_key(|(_, entry)| (Reverse(self.count(entry.from)), entry.since)).map(|(id, _)| *id)?;
+    /// Closes the connection that comes first, of all or of one address's.
+    fn evict(&mut self, of: Option<IpAddr>) -> Option<()> {
+        let waiting = |stage| match of {
+            Some(from) => self.groups.get(&from).map_or(0, |group| group.waiting.get(stage).len()),
+            None => *self.waiting.get(stage),
+        };
+        let stage = if waiting(Stage::Silent) >= waiting(Stage::Answered) { Stage::Silent } else { Stage::Answered };
+        let from = match of {
+            Some(from) => from,
+            None => self.ranks.get(stage).first()?.2,
+        };
+        let (_, &first) = self.groups.get(&from)?.waiting.get(stage).first_key_value()?;
         if let Some(entry) = self.entries.get(&first) {
             entry.notice.notify_one();
         }
@@ -148,116 +266,4 @@ impl Places {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ip(last: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, last])
-    }
-
-    /// Whether a connection has been told to give way.
-    async fn closed(admitted: &Admitted) -> bool {
-        tokio::select! {
-            biased;
-            () = admitted.notice.notified() => true,
-            () = std::future::ready(()) => false,
-        }
-    }
-
-    #[tokio::test]
-    async fn silent_ones_give_way_to_newcomers_the_oldest_first() {
-        let mut places = Places::new(3, 3);
-        let mut all: Vec<_> = (0..3).map(|number| places.admit(ip(number)).unwrap()).collect();
-        places.busy(all[0].id);
-        places.waits(all[0].id, true);
-        for expected in [1, 2, 3, 4] {
-            let next = places.admit(ip(10 + expected as u8)).unwrap();
-            assert!(next.evicted);
-            for (number, one) in all.iter().enumerate() {
-                assert_eq!(closed(one).await, number == expected, "{number} when {expected} was due");
-            }
-            all.push(next);
-        }
-    }
-
-    #[tokio::test]
-    async fn answered_ones_do_not_keep_newcomers_from_speaking() {
-        let mut places = Places::new(10, 10);
-        let answered: Vec<_> = (0..10).map(|number| places.admit(ip(number)).unwrap()).collect();
-        for one in &answered {
-            places.busy(one.id);
-            places.waits(one.id, true);
-        }
-        // The last to be answered is the last to go.
-        places.waits(answered[0].id, true);
-        let newcomers: Vec<_> = (0..5).map(|number| places.admit(ip(20 + number)).unwrap()).collect();
-        for one in &newcomers {
-            assert!(!closed(one).await);
-        }
-        for (number, one) in answered.iter().enumerate() {
-            assert_eq!(closed(one).await, (1..=5).contains(&number), "{number}");
-        }
-        // Half of the places are the answered ones' to keep.
-        let _next = places.admit(ip(30)).unwrap();
-        assert!(closed(&newcomers[0]).await);
-    }
-
-    #[tokio::test]
-    async fn asking_for_the_key_buys_no_time() {
-        let mut places = Places::new(4, 4);
-        let askers = [places.admit(ip(1)).unwrap(), places.admit(ip(2)).unwrap()];
-        let later = [places.admit(ip(3)).unwrap(), places.admit(ip(4)).unwrap()];
-        for _ in 0..3 {
-            for one in &askers {
-                places.busy(one.id);
-                places.waits(one.id, false);
-            }
-        }
-        for _ in 0..2 {
-            assert!(places.admit(ip(5)).unwrap().evicted);
-        }
-        assert!(closed(&askers[0]).await && closed(&askers[1]).await);
-        assert!(!closed(&later[0]).await && !closed(&later[1]).await);
-    }
-
-    #[tokio::test]
-    async fn who_floods_pushes_out_their_own() {
-        let mut places = Places::new(10, 10);
-        let honest = [places.admit(ip(1)).unwrap(), places.admit(ip(2)).unwrap()];
-        for _ in 0..1000 {
-            places.admit(ip(66)).unwrap();
-        }
-        for one in &honest {
-            assert!(!closed(one).await);
-        }
-        assert_eq!((places.entries.len(), places.count(ip(66))), (10, 8));
-    }
-
-    #[tokio::test]
-    async fn an_address_has_its_share_at_most() {
-        let mut places = Places::new(10, 4);
-        let first = places.admit(ip(1)).unwrap();
-        for _ in 0..3 {
-            assert!(!places.admit(ip(1)).unwrap().evicted);
-        }
-        assert!(places.admit(ip(1)).unwrap().evicted);
-        assert!(closed(&first).await);
-        assert_eq!(places.entries.len(), 4);
-    }
-
-    #[tokio::test]
-    async fn requests_in_work_are_never_dropped() {
-        let mut places = Places::new(2, 2);
-        let both = [places.admit(ip(1)).unwrap(), places.admit(ip(2)).unwrap()];
-        both.iter().for_each(|one| places.busy(one.id));
-        assert!(places.admit(ip(3)).is_none());
-        places.waits(both[1].id, true);
-        assert!(places.admit(ip(3)).unwrap().evicted);
-        assert!(!closed(&both[0]).await && closed(&both[1]).await);
-        // What the evicted one still reports changes nothing.
-        places.busy(both[1].id);
-        places.leave(both[1].id);
-        places.leave(both[0].id);
-        assert_eq!((places.entries.len(), places.counts.len()), (1, 1));
-    }
-}
+mod tests;

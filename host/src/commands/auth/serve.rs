@@ -1,15 +1,23 @@
 //! `bulbil auth serve`.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::auth::{place::Place, server::AuthServer};
 use crate::cli::ServeArgs;
 use crate::commands::{Failure, print};
 use crate::shutdown::Shutdown;
 
-/// Runs the server until `shutdown`. Says on standard output who it is and where it listens: `fingerprint HEX`, `listening ADDRESS`, `ready`.
+/// Open files that the server needs for itself: its database, its listener, standard streams, the runtime's own.
+const OWN_FILES: u64 = 64;
+/// Fewer connections than that are not worth serving; also the least that `--connections` takes.
+const CONNECTIONS_MIN: u32 = 4;
+
+/// Runs the server until `shutdown`, or until its database fails for good. Says on standard output who it is and where it listens:
+/// `fingerprint HEX`, `listening ADDRESS`, `ready`.
 pub(in crate::commands) async fn run(args: &ServeArgs, shutdown: Shutdown) -> Result<(), Failure> {
+    let args = ServeArgs { connections: connections(args.connections), ..args.clone() };
     let place = Place::open(&args.state, args.argon2)?;
     if !place.fresh && place.parameters != args.argon2 {
         info!("the server keeps the Argon2id parameters that it was made with");
@@ -22,7 +30,25 @@ pub(in crate::commands) async fn run(args: &ServeArgs, shutdown: Shutdown) -> Re
     print(&format!("fingerprint {}\nlistening {address}\nready\n", server.fingerprint()))?;
     server.clone().serve(listener, shutdown).await;
     info!(counts = ?server.counts(), "what the server did and refused");
+    let failure = server.failure();
     drop(server);
     kept.end(writing);
-    Ok(())
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// As many of the `wanted` connections as the system lets this process open files for, once the limit is raised as far as it may be. With
+/// more the server would not know who has to give way: whom the system refuses it never sees.
+fn connections(wanted: u32) -> u32 {
+    let files = u64::from(wanted) + OWN_FILES;
+    // Where the system does not tell, it is tried.
+    let Ok((mut soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    if soft < files && setrlimit(Resource::RLIMIT_NOFILE, files.min(hard), hard).is_ok() {
+        soft = files.min(hard);
+    }
+    if soft >= files {
+        return wanted;
+    }
+    let possible = u32::try_from(soft.saturating_sub(OWN_FILES)).unwrap_or(wanted).max(CONNECTIONS_MIN);
+    warn!(possible, wanted, "fewer connections than --connections: the limit of open files is too small (ulimit -Hn)");
+    possible
 }

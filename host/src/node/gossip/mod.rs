@@ -1,0 +1,167 @@
+//! How a node keeps its phonebook good, `PROTOCOL.md` sections 18.2 and 18.3: it asks others for descriptors, tests whether nodes are there,
+//! and answers those who ask. One exchange at a time of its own, at most four tests; what others may ask is bounded in `serve`.
+
+mod ask;
+mod serve;
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use bulbil_core::driver::LinkEnd;
+use bulbil_core::phonebook::Test;
+use bulbil_core::phonebook::exchange::{Due, Exchanged, Pace, Settings, TestLoad};
+use bulbil_core::time::Instant;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::builder::Commands;
+use super::directory::Directory;
+use super::rotation::Own;
+use super::{Inner, Node};
+use crate::engine::Command;
+use crate::random::SYSTEM;
+
+pub(super) use serve::{Server, serve};
+
+/// Tests at one time.
+const TESTS: usize = 4;
+/// Longer than a link takes to be made or to fail.
+const TEST_TIME: Duration = Duration::from_secs(30);
+/// How much longer it is between two tests that nobody waits for.
+const IDLE: u32 = 15;
+/// Between two exchanges that follow each other closely.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// How often a node does what keeps its phonebook good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intervals {
+    /// Between two exchanges, give or take a fifth.
+    pub exchange: Duration,
+    /// Between two tests while somebody waits for one; 15 times as long otherwise.
+    pub test: Duration,
+    /// After a node's first failure; twice as long after each further one.
+    pub retry: Duration,
+    /// Between two looks at whether the phonebook has to be stored.
+    pub save: Duration,
+}
+
+impl Default for Intervals {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { exchange: seconds(60), test: seconds(2), retry: seconds(60), save: seconds(300) }
+    }
+}
+
+/// What asks and tests.
+pub(super) struct Gossip {
+    /// Weak, because the node owns this task.
+    pub node: Weak<Inner>,
+    pub directory: Directory,
+    pub commands: Commands,
+    pub own: Own,
+    pub intervals: Intervals,
+}
+
+impl Gossip {
+    pub(super) async fn run(self) {
+        let Intervals { exchange, test, .. } = self.intervals;
+        let settings = Settings { exchange, exchange_busy: BUSY.min(exchange), test, test_idle: test * IDLE };
+        let origin = tokio::time::Instant::now();
+        let now = || Instant::from_millis(origin.elapsed().as_millis() as u64);
+        let mut pace = Pace::new(settings, now());
+        let (mut changes, mut doubts) = (self.directory.changes(), self.directory.doubts());
+        let mut asking = JoinSet::new();
+        let mut testing = JoinSet::new();
+        let mut lone = false;
+        let (mut idle_since, mut hurried) = (now(), now());
+        loop {
+            while let Some(due) = pace.poll(now()) {
+                match due {
+                    Due::Exchange => match self.directory.whom().await {
+                        Some(whom) => {
+                            let Some(inner) = self.node.upgrade() else { return };
+                            let own = self.own.borrow().clone();
+                            asking.spawn(async move { ask::ask(&Node { inner }, whom, own).await });
+                        }
+                        None => {
+                            lone = true;
+                            pace.handle_exchanged(Exchanged::Failed, now(), &mut SYSTEM.clone());
+                        }
+                    },
+                    Due::Test => {
+                        let idle = now() >= idle_since.after(settings.test_idle);
+                        let next = if testing.len() < TESTS { self.directory.next_test(idle).await } else { None };
+                        let (next, load) = next.unwrap_or((None, TestLoad::Waiting));
+                        if idle {
+                            idle_since = now();
+                        }
+                        if let Some(next) = next {
+                            testing.spawn(test_one(next, self.directory.clone(), self.commands.clone()));
+                        }
+                        pace.handle_test_begun(load, now(), &mut SYSTEM.clone());
+                    }
+                }
+            }
+            let until = pace.poll_timeout().map(|at| origin + Duration::from_millis(at.millis()));
+            tokio::select! {
+                () = sleep_until(until) => {}
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    pace.handle_news(now());
+                    if std::mem::take(&mut lone) {
+                        pace.handle_first_contact(now());
+                    }
+                }
+                doubted = wait_for(&mut doubts, hurried.after(settings.exchange_busy), origin) => {
+                    if !doubted {
+                        return;
+                    }
+                    // Others may know what has become of whoever failed.
+                    hurried = now();
+                    pace.handle_first_contact(now());
+                }
+                Some(outcome) = asking.join_next() => {
+                    // What failed in the exchange itself is no reason for another one at once.
+                    doubts.mark_unchanged();
+                    pace.handle_exchanged(outcome.unwrap_or(Exchanged::Failed), now(), &mut SYSTEM.clone());
+                }
+                Some(_) = testing.join_next() => {}
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a change, and not less than until `soonest`; `false` if there will be none.
+async fn wait_for(changes: &mut watch::Receiver<u64>, soonest: Instant, origin: tokio::time::Instant) -> bool {
+    tokio::time::sleep_until(origin + Duration::from_millis(soonest.millis())).await;
+    changes.changed().await.is_ok()
+}
+
+/// Links to a node. If it answers, the link itself tells the phonebook.
+async fn test_one(test: Test, directory: Directory, commands: Commands) {
+    directory.tallies().tests.begun += 1;
+    let (reply, met) = oneshot::channel();
+    if commands.send(Command::Contact(test.address, Some(test.node), reply)).is_err() {
+        return;
+    }
+    match timeout(TEST_TIME, met).await {
+        Ok(Ok(Ok(_))) => directory.tallies().tests.answered += 1,
+        Ok(Ok(Err(LinkEnd::Shutdown))) => {}
+        Ok(Ok(Err(end))) => {
+            directory.tallies().tests.failed += 1;
+            directory.unreached(test.node, end);
+        }
+        // No place for the link, or no word of it: that is not the other node's doing. Its test is forgotten after a while.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
