@@ -1,6 +1,6 @@
 //! Exchanges of descriptors, from both ends: what a host's task behind the service `phonebook` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -412,8 +412,13 @@ impl City<'_, '_, '_> {
 
     pub(super) fn honest_answer(&mut self, node: NodeIndex, request: &Request<'_>, now: UnixTime) -> Option<Vec<u8>> {
         let only_met = self.plan.defences.only_met_passed_on;
+        let avoid_failing = self.plan.avoid_failing;
         let citizen = &mut self.citizens[node];
-        let held = |card: &VerifiedDescriptor| request.filter.holds(&card.node(), card.descriptor().sequence);
+        let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
+        let failing: HashSet<NodeId> = failing.map(|entry| entry.node()).collect();
+        let held = |card: &VerifiedDescriptor| {
+            failing.contains(&card.node()) || request.filter.holds(&card.node(), card.descriptor().sequence)
+        };
         let own = citizen.own.as_ref().map(|(_, card)| card.clone()).filter(|card| !held(card));
         let want = usize::from(request.want.value()) - usize::from(own.is_some());
         let cards: Vec<Card> = match request.kind {
