@@ -91,7 +91,7 @@ fn sixty_nodes_that_know_four_find_each_other_and_the_network_lives_on_without_t
 fn requests_get_through_while_nodes_come_and_go_and_keys_change() {
     let plan = Plan { heirs: 40, requests: Some(MINUTE), rotation: Some(6 * MINUTE), ..plan(2, 60) };
     run(&plan, |city| {
-        let mut churn = Churn::new(2, city, 60);
+        let mut churn = Churn::new(2, city, 40);
         (0..30).for_each(|_| churn.pass_minute(city));
         let (mut at_once, mut in_time, mut lost) = (0, 0, 0);
         for citizen in city.citizens() {
@@ -100,8 +100,9 @@ fn requests_get_through_while_nodes_come_and_go_and_keys_change() {
             lost += citizen.counts.lost;
         }
         assert!(in_time > 1_500, "{in_time}");
-        assert!(lost * 100 <= in_time, "{lost} of {in_time} lost:\n{}", describe(city));
-        assert!(at_once * 10 >= in_time * 8, "{at_once} of {in_time} at once");
+        // Two of three nodes die in an hour and a half, half of them without a word.
+        assert!(lost * 20 <= in_time, "{lost} of {in_time} lost:\n{}", describe(city));
+        assert!(at_once * 2 >= in_time, "{at_once} of {in_time} at once");
     });
 }
 

@@ -32,7 +32,7 @@ fn main() {
             joins::newcomers(seed, nodes, &mut print);
             note(&format!("newcomers of {nodes}"), since);
         }
-        let sizes: &[usize] = if quick { &[60] } else { &[100, 1_000] };
+        let sizes: &[usize] = if quick { &[60] } else { &[100, 500] };
         for &nodes in sizes {
             let since = Instant::now();
             joins::all_at_once(seed, nodes, &mut print);
@@ -74,8 +74,7 @@ fn main() {
         println!("\n## The price of an eclipse\n");
         eclipse::head(&mut print);
         let honest = if quick { 150 } else { 2_000 };
-        let attackers: &[(usize, usize)] =
-            if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 10), (1_000, 500)] };
+        let attackers: &[(usize, usize)] = if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 100)] };
         for &(addresses, groups) in attackers {
             let since = Instant::now();
             eclipse::rows(seed, honest, addresses, groups, &mut print);

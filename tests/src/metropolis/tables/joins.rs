@@ -104,7 +104,9 @@ pub fn newcomers(seed: u64, nodes: usize, print: Print<'_>) {
         });
         let heard: usize = heard.sum();
         let of = NEWCOMERS * (nodes - 1);
-        print(&format!("|  | by then {} of {} entries of newcomers are in the others' phonebooks |", heard, of));
+        print(&format!(
+            "| | of {of} entries of newcomers in the others' phonebooks there are {heard} by then | | | | | | | |"
+        ));
     });
 }
 
