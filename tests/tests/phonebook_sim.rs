@@ -1,31 +1,257 @@
 //! Nodes that find each other: small networks of the simulator behind the tables (`cargo run --release -p bulbil-tests --bin phonebook-tables`).
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use bulbil_tests::metropolis::{City, Plan, Start, run};
+use bulbil_core::phonebook::exchange::Refused;
+use bulbil_core::phonebook::{ClockVerdict, Evidence, NetworkGroup, Source};
+use bulbil_core::wire::NodeId;
+use bulbil_tests::metropolis::tables::churn::Churn;
+use bulbil_tests::metropolis::{City, Gang, Plan, Start, Trade, bits_given_away, run};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Whether everybody knows and has met everybody.
+/// Networks in bad weather, everything looked at.
+fn plan(seed: u64, founders: usize) -> Plan {
+    Plan {
+        connects_lost: 300,
+        link_life: Some(HOUR),
+        splitting: true,
+        audit_stride: 101,
+        ..Plan::standing(seed, founders)
+    }
+}
+
+/// Whether everybody knows and has met everybody, and nobody who is gone.
 fn all_met(city: &City<'_, '_, '_>) -> bool {
     let there = city.there();
     city.living().all(|citizen| {
         let view = city.view_of(citizen.node, &there);
-        view.met == view.there
+        view.met == view.there && view.gone == 0
     })
 }
 
+fn describe(city: &City<'_, '_, '_>) -> String {
+    let there = city.there();
+    let line = |node| format!("{node} {:?} {:?}\n", city.view_of(node, &there), city.citizen(node).counts);
+    city.living().map(|citizen| line(citizen.node)).collect()
+}
+
 #[test]
-fn sixty_nodes_that_know_four_find_each_other() {
-    let plan = Plan { start: Start::FourKnown, audit_stride: 1, splitting: true, ..Plan::standing(1, 60) };
+fn the_same_seed_gives_the_same_run_to_the_byte() {
+    let trace = |seed| {
+        let gang = Gang { addresses: 3, groups: 2, trade: Trade::Invent(40), announces: Duration::from_secs(10) };
+        let requests = Some(MINUTE);
+        let rotation = Some(5 * MINUTE);
+        let plan = Plan { heirs: 4, gang, requests, rotation, start: Start::FourKnown, ..plan(seed, 16) };
+        run(&plan, |city| {
+            city.call_gang();
+            let mut churn = Churn::new(seed, city, 600);
+            (0..8).for_each(|_| churn.pass_minute(city));
+            (city.network().trace_hash(), city.network().steps())
+        })
+    };
+    let first = trace(7);
+    assert_eq!(first, trace(7));
+    assert_ne!(first.0, trace(8).0);
+}
+
+#[test]
+fn sixty_nodes_that_know_four_find_each_other_and_the_network_lives_on_without_these() {
+    let plan = Plan { start: Start::FourKnown, heirs: 2, requests: Some(5 * MINUTE), ..plan(1, 60) };
     run(&plan, |city| {
         let found = city.run_until(10 * SECOND, HOUR, |city| all_met(city));
-        for citizen in city.living().take(5) {
-            println!("{:?} {:?} {:?} {:?}", city.view(citizen.node), citizen.counts, citizen.tally, city.now());
+        assert!(found, "{}", describe(city));
+        assert!(city.now() < 20 * MINUTE, "{:?}", city.now());
+
+        (0..4).for_each(|node| city.kill(node));
+        let heir = city.heirs().start;
+        city.bear(heir, &[37]);
+        let found = city.run_until(MINUTE, 2 * HOUR, |city| all_met(city));
+        assert!(found, "the dead leave every phonebook, the newcomer comes into every one:\n{}", describe(city));
+        assert_eq!(city.living().count(), 57);
+        let requests = |city: &City<'_, '_, '_>| {
+            city.living()
+                .fold((0, 0), |(in_time, lost), citizen| (in_time + citizen.counts.in_time, lost + citizen.counts.lost))
+        };
+        let before = requests(city);
+        city.run_for(20 * MINUTE);
+        let after = requests(city);
+        assert!(after.0 > before.0 + 150, "{before:?} {after:?}");
+        assert!(after.1 <= before.1 + 2, "{before:?} {after:?}");
+    });
+}
+
+#[test]
+fn requests_get_through_while_nodes_come_and_go_and_keys_change() {
+    let plan = Plan { heirs: 40, requests: Some(MINUTE), rotation: Some(6 * MINUTE), ..plan(2, 60) };
+    run(&plan, |city| {
+        let mut churn = Churn::new(2, city, 40);
+        (0..30).for_each(|_| churn.pass_minute(city));
+        let (mut at_once, mut in_time, mut lost) = (0, 0, 0);
+        for citizen in city.citizens() {
+            at_once += citizen.counts.at_once;
+            in_time += citizen.counts.in_time;
+            lost += citizen.counts.lost;
         }
-        assert!(found);
+        assert!(in_time > 1_500, "{in_time}");
+        // Two of three nodes die in an hour and a half, half of them without a word.
+        assert!(lost * 20 <= in_time, "{lost} of {in_time} lost:\n{}", describe(city));
+        assert!(at_once * 2 >= in_time, "{at_once} of {in_time} at once");
+    });
+}
+
+#[test]
+fn what_is_no_answer_is_refused_and_counted_by_kind_and_its_sender_dropped() {
+    let gang = Gang { addresses: 2, groups: 2, trade: Trade::Forge, ..Gang::NONE };
+    let plan = Plan { gang, ..plan(3, 8) };
+    run(&plan, |city| {
+        city.call_gang();
+        city.run_for(2 * HOUR);
+        let mut refused = vec![0; Refused::ALL.len()];
+        for citizen in city.living().filter(|citizen| citizen.trade == Trade::Honest) {
+            for (count, (_, more)) in refused.iter_mut().zip(citizen.tally.iter()) {
+                *count += more;
+            }
+        }
+        for (kind, count) in Refused::ALL.into_iter().zip(refused) {
+            assert!(count > 0 || !kind.is_fault(), "{kind}");
+        }
+        assert!(city.living().all(|citizen| city.view(citizen.node).invented == 0), "nothing forged was taken");
+    });
+}
+
+#[test]
+fn a_flood_of_inventions_fills_its_share_of_the_buckets_and_nothing_else() {
+    // Sources: one network group, and announcements. Each reaches 8 buckets of 32 places.
+    let most = 2 * 8 * 32;
+    let gang = Gang { addresses: 6, groups: 1, trade: Trade::Invent(2_000), announces: SECOND };
+    let plan = Plan { gang, ..plan(4, 16) };
+    run(&plan, |city| {
+        let names = |city: &City<'_, '_, '_>, node: usize| -> HashSet<NodeId> {
+            city.citizen(node).book.iter().map(|entry| entry.node()).collect()
+        };
+        let before: Vec<_> = (0..16).map(|node| names(city, node)).collect();
+        city.call_gang();
+        city.set_victims(vec![0, 1]);
+        let mut highest = 0;
+        for _ in 0..40 {
+            city.run_for(MINUTE);
+            for victim in [0, 1] {
+                let invented = city.view(victim).invented;
+                assert!(invented <= most, "{invented}");
+                highest = highest.max(invented);
+            }
+        }
+        assert!(highest > 200, "it was a flood: {highest}");
+        for (node, before) in before.iter().enumerate() {
+            assert!(before.is_subset(&names(city, node)), "nobody had to go for it");
+            let tried = city.citizen(node).book.iter().filter(|entry| entry.is_tried()).count();
+            assert!(tried <= 15 + 6, "only who is there is met");
+        }
+        // An invention spreads no further than those whom its inventors tell themselves.
+        let honest: HashSet<NetworkGroup> = (0..16).map(|node| city.citizen(node).address.ip().into()).collect();
+        for node in 0..16 {
+            let unmet = city.citizen(node).book.iter().filter(|entry| entry.last_met().is_none());
+            for entry in unmet {
+                assert!(!matches!(entry.source(), Source::Peer(group) if honest.contains(&group)), "{entry:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn who_signs_two_descriptors_with_one_number_is_used_by_nobody_and_stays_so() {
+    let gang = Gang { addresses: 1, groups: 1, trade: Trade::Equivocate, announces: 20 * SECOND };
+    let plan = Plan { gang, ..plan(5, 16) };
+    run(&plan, |city| {
+        city.call_gang();
+        let liar = city.gang().start;
+        let id = city.citizen(liar).id;
+        let disputes = |city: &City<'_, '_, '_>| -> Vec<bool> {
+            (0..16).map(|node| city.citizen(node).book.evidence().any(|evidence| evidence.node() == id)).collect()
+        };
+        city.run_until(MINUTE, 3 * HOUR, |city| disputes(city).iter().filter(|&&seen| seen).count() >= 12);
+        let first = disputes(city);
+        assert!(first.iter().filter(|&&seen| seen).count() >= 12, "{first:?}");
+        for _ in 0..30 {
+            city.run_for(MINUTE);
+            let now = disputes(city);
+            assert!(first.iter().zip(&now).all(|(before, now)| !before || *now), "no flapping");
+        }
+        for (node, disputed) in disputes(city).into_iter().enumerate() {
+            if !disputed {
+                continue;
+            }
+            let book = &city.citizen(node).book;
+            assert!(book.get(&id).is_none_or(|entry| entry.is_disputed()));
+            let pairs = book.evidence().filter(|evidence: &&Evidence<_>| evidence.node() == id).count();
+            assert_eq!(pairs, 1);
+            assert!((0..50).all(|_| city.path(node).iter().all(|hop| *hop != id)), "on no path");
+        }
+    });
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_hours_is_noticed_and_costs_nobody_a_phonebook() {
+    for ahead in [5 * 3_600, -5 * 3_600, 40 * 3_600] {
+        run(&plan(6, 20), |city| {
+            city.set_clock(3, ahead);
+            let before = city.citizen(3).book.len();
+            city.run_until(10 * SECOND, 30 * MINUTE, |city| {
+                matches!(city.citizen(3).clocks.verdict(), ClockVerdict::Off { .. })
+            });
+            let ClockVerdict::Off { seconds, peers } = city.citizen(3).clocks.verdict() else {
+                panic!("{:?}", city.citizen(3).clocks.verdict());
+            };
+            assert!((seconds - ahead).abs() < 60 && peers >= 3, "{seconds} {peers}");
+            city.run_for(30 * MINUTE);
+            assert_eq!(city.citizen(3).book.len(), before);
+            for node in (0..20).filter(|&node| node != 3) {
+                let verdict = city.citizen(node).clocks.verdict();
+                assert!(!matches!(verdict, ClockVerdict::Off { .. }), "{node}: {verdict:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_few_who_lie_about_the_time_convince_nobody() {
+    let gang = Gang { addresses: 4, groups: 4, trade: Trade::WrongClock(7_200), announces: HOUR };
+    let plan = Plan { gang, ..plan(7, 20) };
+    run(&plan, |city| {
+        city.call_gang();
+        city.run_for(HOUR);
+        for node in 0..20 {
+            let verdict = city.citizen(node).clocks.verdict();
+            assert!(!matches!(verdict, ClockVerdict::Off { .. }), "{node}: {verdict:?}");
+        }
+    });
+}
+
+#[test]
+fn full_views_give_nothing_away() {
+    run(&plan(8, 40), |city| {
+        city.run_for(10 * MINUTE);
+        let views = bulbil_tests::metropolis::tables::bits::views(city);
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let bits = bits_given_away(&views.full, 3, 200, &mut rng);
+        // A node is missing in its own view, which is what a full view still tells.
+        assert!(bits < 0.3, "{bits}");
+    });
+}
+
+#[test]
+fn pipes_and_tables_do_not_grow_with_time() {
+    run(&plan(9, 20), |city| {
+        city.run_for(30 * MINUTE);
+        let pipes = city.network().pipes();
+        city.run_for(90 * MINUTE);
+        assert!(city.network().pipes() < 2 * pipes + 50, "{pipes}, then {}", city.network().pipes());
     });
 }

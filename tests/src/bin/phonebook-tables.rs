@@ -1,17 +1,18 @@
 //! Prints how nodes find each other, live through churn, withstand attackers, and what their views give away. See `bulbil_tests::metropolis`.
 //!
-//! `cargo run --release -p bulbil-tests --bin phonebook-tables [joins] [churn] [bits] [eclipse] [quick] [seed=N]`: everything if no table is
+//! `cargo run --release -p bulbil-tests --bin phonebook-tables [joins] [churn] [bits] [habits] [eclipse] [quick] [seed=N]`: everything if no table is
 //! named. `quick` takes small networks.
 
 use std::time::Instant;
 
+use bulbil_tests::metropolis::tables::churn::Habit;
 use bulbil_tests::metropolis::tables::{bits, churn, eclipse, joins, memory_peak};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let seed = arguments.iter().find_map(|argument| argument.strip_prefix("seed=")?.parse().ok()).unwrap_or(1);
-    let tables = ["joins", "churn", "bits", "eclipse"];
+    let tables = ["joins", "churn", "bits", "habits", "eclipse"];
     let all = !tables.iter().any(|table| has(table));
     let wanted = |name: &str| all || has(name);
     let quick = has("quick");
@@ -31,7 +32,7 @@ fn main() {
             joins::newcomers(seed, nodes, &mut print);
             note(&format!("newcomers of {nodes}"), since);
         }
-        let sizes: &[usize] = if quick { &[60] } else { &[100, 1_000] };
+        let sizes: &[usize] = if quick { &[60] } else { &[100, 500] };
         for &nodes in sizes {
             let since = Instant::now();
             joins::all_at_once(seed, nodes, &mut print);
@@ -41,11 +42,12 @@ fn main() {
     if wanted("churn") || wanted("bits") {
         println!("\n## Churn\n");
         churn::head(&mut print);
-        let nodes = if quick { 100 } else { 2_000 };
+        let nodes = if quick { 100 } else { 1_000 };
         let mut views = Vec::new();
         for percent in [5, 20] {
             let since = Instant::now();
-            views.push((format!("{nodes} nodes, {percent} % an hour"), churn::row(seed, nodes, percent, &mut print)));
+            let last = churn::row(seed, nodes, percent, Habit::SPECIFIED, &mut print);
+            views.push((format!("{nodes} nodes, {percent} % an hour"), last));
             note(&format!("{percent} % an hour"), since);
         }
         println!("\n## Bits given away\n");
@@ -56,12 +58,23 @@ fn main() {
         }
         note("bits", since);
     }
+    if wanted("habits") {
+        println!("\n## Churn, if nodes behaved otherwise\n");
+        churn::head(&mut print);
+        let nodes = if quick { 60 } else { 300 };
+        for percent in [5, 20] {
+            for habit in std::iter::once(Habit::SPECIFIED).chain(Habit::OTHERS) {
+                let since = Instant::now();
+                let _views = churn::row(seed, nodes, percent, habit, &mut print);
+                note(&format!("{percent} % an hour"), since);
+            }
+        }
+    }
     if wanted("eclipse") {
         println!("\n## The price of an eclipse\n");
         eclipse::head(&mut print);
         let honest = if quick { 150 } else { 2_000 };
-        let attackers: &[(usize, usize)] =
-            if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 10), (1_000, 500)] };
+        let attackers: &[(usize, usize)] = if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 100)] };
         for &(addresses, groups) in attackers {
             let since = Instant::now();
             eclipse::rows(seed, honest, addresses, groups, &mut print);

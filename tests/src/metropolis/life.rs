@@ -12,8 +12,6 @@ use super::{Alarm, Card, City, Trade};
 use crate::fixture;
 use crate::sim::NodeIndex;
 
-/// How long a descriptor is valid.
-const VALIDITY: u64 = 24 * 3600;
 /// How long before now its validity begins, because clocks differ.
 const BACKDATED: u64 = 600;
 
@@ -34,7 +32,7 @@ impl City<'_, '_, '_> {
             number: citizen.identity,
             sequence: citizen.sequence,
             valid_from: UnixTime(now.0 - BACKDATED - variant),
-            valid_until: UnixTime(now.0 + VALIDITY),
+            valid_until: now.saturating_add(self.plan.validity),
             roles: Roles { relay: true, exit: citizen.exit, constrained: false },
             onion_key: self.net.onion_key(node),
             address: citizen.address,
@@ -130,10 +128,21 @@ impl City<'_, '_, '_> {
         }
     }
 
-    /// The node is gone, all of a sudden.
+    /// The node's process is gone, all of a sudden: its links break, and its machine refuses new ones.
     pub fn kill(&mut self, node: NodeIndex) {
         self.net.trace(&[11, node as u64]);
         self.net.bury(node);
+        self.forget(node);
+    }
+
+    /// The node's machine is gone: who sends it something or connects to it hears nothing.
+    pub fn silence(&mut self, node: NodeIndex) {
+        self.net.trace(&[12, node as u64]);
+        self.net.silence(node);
+        self.forget(node);
+    }
+
+    fn forget(&mut self, node: NodeIndex) {
         let citizen = &mut self.citizens[node];
         citizen.asking = None;
         citizen.serving.clear();

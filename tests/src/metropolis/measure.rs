@@ -154,6 +154,17 @@ impl City<'_, '_, '_> {
         hold
     }
 
+    /// A path that the node would use now; empty if there is none.
+    pub fn path(&mut self, node: NodeIndex) -> Vec<NodeId> {
+        let hops = self.draw_path(node, &[]).unwrap_or_default();
+        hops.iter().map(|hop| hop.node).collect()
+    }
+
+    /// Sets a node's clock wrong by so many seconds.
+    pub fn set_clock(&mut self, node: NodeIndex, ahead: i64) {
+        self.net.set_ahead(node, ahead);
+    }
+
     /// The node draws new guards when it next needs them.
     pub fn forget_guards(&mut self, node: NodeIndex) {
         self.citizens[node].guards = Guards::new();

@@ -142,6 +142,10 @@ pub struct Plan {
     pub defences: Defences,
     /// How often nodes ask and test.
     pub settings: Settings,
+    /// How long a descriptor is valid from its signature on: three rotations on a host.
+    pub validity: Duration,
+    /// Nodes whose last try failed are on no path as long as there are others, and are not passed on: what core does not do.
+    pub avoid_failing: bool,
     /// How long an onion key is used.
     pub rotation: Option<Duration>,
     /// Time between two requests of a node.
@@ -173,6 +177,8 @@ impl Plan {
             places: Places::HOST,
             defences: Defences::ALL,
             settings: Settings::DEFAULT,
+            validity: Duration::from_secs(3 * 3600),
+            avoid_failing: false,
             rotation: None,
             requests: None,
             connects_lost: 100,
@@ -358,8 +364,9 @@ impl<'s, 'm, 'b> City<'s, 'm, 'b> {
 
     fn handle(&mut self, node: NodeIndex, letter: Letter) {
         match letter {
-            Letter::Met(link, address, descriptor, time) => self.handle_met(node, link, address, &descriptor, time),
-            Letter::LinkEnded(link) => self.handle_link_ended(node, link),
+            Letter::Time(other, address, time) => self.handle_time(node, other, address, time),
+            Letter::Met(link, address, descriptor) => self.handle_met(node, link, address, &descriptor),
+            Letter::LinkEnded(link, end) => self.handle_link_ended(node, link, end),
             Letter::Asked(name, target) => self.handle_asked(node, name, &target),
             Letter::Over(name, outcome) => self.handle_over(node, name, outcome),
             Letter::Ready(stream) => self.handle_ready(node, stream),

@@ -55,11 +55,13 @@ impl City<'_, '_, '_> {
     /// A path as the node would draw it now.
     pub(super) fn draw_path(&mut self, node: NodeIndex, avoid: &[NodeId]) -> Option<Vec<PathHop>> {
         let now = self.net.calendar(node);
-        let defences = self.plan.defences;
+        let (defences, avoid_failing) = (self.plan.defences, self.plan.avoid_failing);
         let citizen = &mut self.citizens[node];
+        let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
+        let avoid: Vec<NodeId> = failing.map(|entry| entry.node()).chain(avoid.iter().copied()).collect();
         let request = PathRequest {
             strictness: defences.strictness(),
-            avoid,
+            avoid: &avoid,
             ..PathRequest::new(LastHop::Exit { port: Some(PORT) }, now)
         };
         let mut fresh = Guards::new();

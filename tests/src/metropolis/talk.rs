@@ -1,6 +1,6 @@
 //! Exchanges of descriptors, from both ends: what a host's task behind the service `phonebook` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use bulbil_core::crypto::onion::HopSpec;
 use bulbil_core::io::ByteStream;
 use bulbil_core::node::{ConversationId, Outcome, Suspect};
 use bulbil_core::phonebook::exchange::{
-    AnswerReader, AnswerWriter, Due, Exchanged, FILTER_NODES_MAX, FilterBuilder, Pace, REQUEST_MAX_LEN, Refused,
-    Request, Salt, SampleKind, TestLoad, Want, filter_len, with_own,
+    AnswerReader, AnswerWriter, Due, Exchanged, FILTER_NODES_MAX, Filter, FilterBuilder, Pace, REQUEST_MAX_LEN,
+    Refused, Request, Salt, SampleKind, TestLoad, Want, filter_len, with_own,
 };
 use bulbil_core::phonebook::{NetworkGroup, Refusal, SAMPLE_MAX, Source, VerifiedDescriptor};
 use bulbil_core::wire::{EndReason, NodeId, Service, Target, UnixTime};
@@ -184,6 +184,12 @@ impl City<'_, '_, '_> {
     fn request_of_book(&mut self, node: NodeIndex, announcement: Option<&[u8]>) -> Vec<u8> {
         let citizen = &mut self.citizens[node];
         let salt = Salt::random(&mut citizen.rng);
+        if matches!(citizen.trade, Trade::Eclipse | Trade::Invent(_)) {
+            // It has everything already: it asks in order to tell.
+            let filter = Filter::new(salt, &[0xff]).expect("one byte is not too long");
+            let request = Request { kind: SampleKind::Random, want: Want::MAX, filter, announcement };
+            return emitted(&request);
+        }
         let known = citizen.book.len().min(FILTER_NODES_MAX - 1);
         let mut bits = vec![0; filter_len(known + 1)];
         let mut filter = FilterBuilder::new(salt, known + 1, &mut bits);
@@ -192,10 +198,7 @@ impl City<'_, '_, '_> {
         }
         filter.insert(&citizen.id, citizen.sequence);
         let request = Request { kind: SampleKind::Random, want: Want::MAX, filter: filter.finish(), announcement };
-        let mut bytes = vec![0; REQUEST_MAX_LEN];
-        let len = request.emit(&mut bytes).expect("own descriptors are well made");
-        bytes.truncate(len);
-        bytes
+        emitted(&request)
     }
 
     pub(super) fn handle_ready(&mut self, node: NodeIndex, stream: StreamId) {
@@ -409,8 +412,13 @@ impl City<'_, '_, '_> {
 
     pub(super) fn honest_answer(&mut self, node: NodeIndex, request: &Request<'_>, now: UnixTime) -> Option<Vec<u8>> {
         let only_met = self.plan.defences.only_met_passed_on;
+        let avoid_failing = self.plan.avoid_failing;
         let citizen = &mut self.citizens[node];
-        let held = |card: &VerifiedDescriptor| request.filter.holds(&card.node(), card.descriptor().sequence);
+        let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
+        let failing: HashSet<NodeId> = failing.map(|entry| entry.node()).collect();
+        let held = |card: &VerifiedDescriptor| {
+            failing.contains(&card.node()) || request.filter.holds(&card.node(), card.descriptor().sequence)
+        };
         let own = citizen.own.as_ref().map(|(_, card)| card.clone()).filter(|card| !held(card));
         let want = usize::from(request.want.value()) - usize::from(own.is_some());
         let cards: Vec<Card> = match request.kind {
@@ -431,6 +439,13 @@ impl City<'_, '_, '_> {
         debug_assert!(cards.len() <= SAMPLE_MAX);
         answer_of(cards.iter().map(|card| &**card), own.as_deref(), request.want)
     }
+}
+
+fn emitted(request: &Request<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; REQUEST_MAX_LEN];
+    let len = request.emit(&mut bytes).expect("descriptors are well made");
+    bytes.truncate(len);
+    bytes
 }
 
 /// An answer in one piece.

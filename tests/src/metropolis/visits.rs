@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use bulbil_core::circuit::LinkId;
-use bulbil_core::phonebook::{ClockVerdict, Source, VerifiedDescriptor};
-use bulbil_core::wire::UnixTime;
+use bulbil_core::driver::LinkEnd;
+use bulbil_core::phonebook::{ClockVerdict, DescriptorError, Source, VerifiedDescriptor};
+use bulbil_core::wire::{NodeId, UnixTime};
 
 use super::City;
 use super::citizen::Visit;
@@ -45,7 +46,6 @@ impl City<'_, '_, '_> {
         link: LinkId,
         address: SocketAddr,
         descriptor: &VerifiedDescriptor,
-        time: UnixTime,
     ) {
         let now = self.net.calendar(node);
         let card = self.registry.share(descriptor);
@@ -53,10 +53,6 @@ impl City<'_, '_, '_> {
         let citizen = &mut self.citizens[node];
         let visit = citizen.visits.remove(&link);
         let group = citizen.book.group_of(address);
-        citizen.clocks.hear(card.node(), group, time, now);
-        let in_doubt = matches!(citizen.clocks.verdict(), ClockVerdict::Off { .. });
-        citizen.in_doubt = in_doubt;
-        citizen.book.set_clock_in_doubt(in_doubt);
         let here = card.address() == address;
         let source = if here { Source::Met } else { Source::Peer(group) };
         let _known_or_full = citizen.book.insert(card.clone(), source, now);
@@ -73,14 +69,24 @@ impl City<'_, '_, '_> {
         if visit.is_some_and(|visit| visit.bootstrap) {
             self.hurry(node);
         }
-        self.net.trace(&[30, node as u64, u64::from(in_doubt)]);
+        self.net.trace(&[30, node as u64]);
     }
 
-    pub(super) fn handle_link_ended(&mut self, node: NodeIndex, link: LinkId) {
+    /// Another node says what time it is.
+    pub(super) fn handle_time(&mut self, node: NodeIndex, other: NodeId, address: SocketAddr, time: UnixTime) {
+        let now = self.net.calendar(node);
+        let citizen = &mut self.citizens[node];
+        citizen.clocks.hear(other, citizen.book.group_of(address), time, now);
+        citizen.in_doubt = matches!(citizen.clocks.verdict(), ClockVerdict::Off { .. });
+        citizen.book.set_clock_in_doubt(citizen.in_doubt);
+    }
+
+    pub(super) fn handle_link_ended(&mut self, node: NodeIndex, link: LinkId, end: LinkEnd) {
         let now = self.net.calendar(node);
         let citizen = &mut self.citizens[node];
         let Some(visit) = citizen.visits.remove(&link) else { return };
-        if !visit.bootstrap {
+        let validity = matches!(end, LinkEnd::Descriptor(DescriptorError::Expired | DescriptorError::NotYetValid));
+        if !visit.bootstrap && !(validity && citizen.in_doubt) {
             citizen.counts.failed_tests += 1;
             citizen.book.record_failure(&visit.node, now);
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bulbil_core::circuit::LinkId;
 use bulbil_core::crypto::kem::OnionSecret;
 use bulbil_core::crypto::onion::{HopSpec, ONION_LEN, build};
+use bulbil_core::driver::LinkEnd;
 use bulbil_core::node::{ConversationId, OpenRefused, Opening, Outcome};
 use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::wire::message::BeginOptions;
@@ -21,10 +22,12 @@ use super::{Network, PIPE};
 
 /// What a resident hears.
 pub(crate) enum Letter {
-    /// A link that the node made to this address has shown who is there, and what that node takes for the time.
-    Met(LinkId, SocketAddr, Box<VerifiedDescriptor>, UnixTime),
+    /// Who answered at this address takes that for the time.
+    Time(NodeId, SocketAddr, UnixTime),
+    /// A link that the node made to this address has shown who is there.
+    Met(LinkId, SocketAddr, Box<VerifiedDescriptor>),
     /// A link has ended.
-    LinkEnded(LinkId),
+    LinkEnded(LinkId, LinkEnd),
     /// The node is the last hop of a circuit that wants this.
     Asked(ConversationId, Box<Target>),
     /// A conversation is over.
@@ -134,6 +137,11 @@ impl Network<'_, '_> {
         let now = self.instant();
         self.nodes[node].driver.node_mut().handle_failed(name, reason, now);
         self.run_woken(Some(node));
+    }
+
+    /// The node dies without a word: its links stay and nobody is at their other end, and who connects to it waits.
+    pub(crate) fn silence(&mut self, node: NodeIndex) {
+        self.nodes[node].dead = true;
     }
 
     /// What the node shows of itself from now on.

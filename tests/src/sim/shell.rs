@@ -144,9 +144,16 @@ impl Shell for SimShell {
         match &mut self.letters {
             Some(letters) => {
                 let address = self.connecting.remove(&link).expect("links are asked for first");
-                letters.push(Letter::Met(link, address, Box::new(descriptor.clone()), time));
+                letters.push(Letter::Met(link, address, Box::new(descriptor.clone())));
             }
             None => assert!(time.0.abs_diff(self.calendar().0) <= 1, "clocks agree"),
+        }
+    }
+
+    fn handle_time(&mut self, link: LinkId, node: NodeId, time: UnixTime) {
+        if let Some(letters) = &mut self.letters {
+            let address = self.connecting.get(&link).expect("links are asked for first");
+            letters.push(Letter::Time(node, *address, time));
         }
     }
 
@@ -154,7 +161,7 @@ impl Shell for SimShell {
         match &mut self.letters {
             Some(letters) => {
                 self.connecting.remove(&link);
-                letters.push(Letter::LinkEnded(link));
+                letters.push(Letter::LinkEnded(link, end));
             }
             None => self.link_ends.push((link, end)),
         }

@@ -104,6 +104,10 @@ impl Network<'_, '_> {
                     let answerer = world.addresses.get(&address).copied();
                     answerer.filter(|_| !world.loses_connect())
                 };
+                if answerer.is_some_and(|answerer| self.nodes[answerer].dead) {
+                    // Nothing comes back.
+                    return None;
+                }
                 let stream = answerer.map(|answerer| {
                     let (near, far) = self.world.borrow_mut().pipe(None);
                     self.world.borrow_mut().age(near);

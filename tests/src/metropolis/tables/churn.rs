@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bulbil_core::phonebook::exchange::Settings;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng};
 
@@ -13,7 +14,7 @@ use crate::sim::NodeIndex;
 /// Before anything is counted.
 const WARMING_UP: u64 = 30;
 /// Minutes that are counted.
-const MINUTES: u64 = 60;
+const MINUTES: u64 = 45;
 
 /// A network in which a part of the nodes dies each hour, and as many are born.
 pub struct Churn {
@@ -51,7 +52,12 @@ impl Churn {
             passed = moment;
             let living: Vec<NodeIndex> = city.living().map(|citizen| citizen.node).collect();
             let victim = living[self.rng.next_u64() as usize % living.len()];
-            city.kill(victim);
+            // Half of them without a word.
+            if self.rng.next_u32().is_multiple_of(2) {
+                city.kill(victim);
+            } else {
+                city.silence(victim);
+            }
             let known = [0; 3].map(|_| living[self.rng.next_u64() as usize % living.len()]);
             if city.heirs().contains(&self.next) {
                 city.bear(self.next, &known);
@@ -77,18 +83,40 @@ fn sum(city: &City<'_, '_, '_>) -> Counts {
 /// The table's head.
 pub fn head(print: Print<'_>) {
     print(
-        "| nodes | churn an hour | requests | first path | in 30 s | lost | of entries met: gone | newcomers: met after a quarter of an hour | bytes a node and minute |",
+        "| nodes | churn an hour | nodes behave | requests | first path | in 30 s | lost | of entries met: gone | newcomers: met after a quarter of an hour | bytes a node and minute |",
     );
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+}
+
+/// How nodes behave in a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Habit {
+    name: &'static str,
+    test_idle: Duration,
+    avoid_failing: bool,
+}
+
+impl Habit {
+    /// As they are.
+    pub const SPECIFIED: Self = Self { name: "as specified", test_idle: Duration::from_secs(30), avoid_failing: false };
+    /// What might be better: nodes whose last try failed are passed over when paths are chosen, and not passed on; everybody is met again
+    /// within an hour as long as there are not more than 900; both.
+    pub const OTHERS: [Self; 3] = [
+        Self { name: "failing nodes neither used nor passed on", avoid_failing: true, ..Self::SPECIFIED },
+        Self { name: "a test every 4 s", test_idle: Duration::from_secs(4), ..Self::SPECIFIED },
+        Self { name: "both", test_idle: Duration::from_secs(4), avoid_failing: true, ..Self::SPECIFIED },
+    ];
 }
 
 /// One row, and the views that nodes have at the end.
-pub fn row(seed: u64, nodes: usize, percent_an_hour: u64, print: Print<'_>) -> Views {
+pub fn row(seed: u64, nodes: usize, percent_an_hour: u64, habit: Habit, print: Print<'_>) -> Views {
     let heirs = nodes * percent_an_hour as usize * (WARMING_UP + MINUTES) as usize / 6_000 + 1;
     let plan = Plan {
         heirs,
         rotation: Some(Duration::from_secs(3600)),
         requests: Some(Duration::from_secs(300)),
+        settings: Settings { test_idle: habit.test_idle, ..Settings::DEFAULT },
+        avoid_failing: habit.avoid_failing,
         ..Plan::standing(seed, nodes)
     };
     run(&plan, |city| {
@@ -120,7 +148,8 @@ pub fn row(seed: u64, nodes: usize, percent_an_hour: u64, print: Print<'_>) -> V
         let young: Vec<f64> = young.map(|(_, view)| view.met as f64 / view.there as f64).collect();
         let young_met = young.iter().sum::<f64>() / young.len().max(1) as f64;
         print(&format!(
-            "| {nodes} | {percent_an_hour} % | {} | {} | {} | {} | {} | {} | {} kB |",
+            "| {nodes} | {percent_an_hour} % | {} | {} | {} | {} | {} | {} | {} | {} kB |",
+            habit.name,
             in_time + lost,
             percent((after.at_once - before.at_once) as f64 / ended),
             percent(in_time as f64 / ended),
