@@ -134,7 +134,7 @@ fn a_flood_of_inventions_fills_its_share_of_the_buckets_and_nothing_else() {
     let plan = Plan { gang, ..plan(4, 16) };
     run(&plan, |city| {
         let names = |city: &City<'_, '_, '_>, node: usize| -> HashSet<NodeId> {
-            city.citizen(node).book.iter().map(|entry| entry.node()).collect()
+            city.citizen(node).book.iter().map(bulbil_core::phonebook::Entry::node).collect()
         };
         let before: Vec<_> = (0..16).map(|node| names(city, node)).collect();
         city.call_gang();
@@ -189,7 +189,7 @@ fn who_signs_two_descriptors_with_one_number_is_used_by_nobody_and_stays_so() {
                 continue;
             }
             let book = &city.citizen(node).book;
-            assert!(book.get(&id).is_none_or(|entry| entry.is_disputed()));
+            assert!(book.get(&id).is_none_or(bulbil_core::phonebook::Entry::is_disputed));
             let pairs = book.evidence().filter(|evidence: &&Evidence<_>| evidence.node() == id).count();
             assert_eq!(pairs, 1);
             assert!((0..50).all(|_| city.path(node).iter().all(|hop| *hop != id)), "on no path");

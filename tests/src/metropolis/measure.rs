@@ -132,7 +132,7 @@ impl City<'_, '_, '_> {
         let mut hold = Hold::default();
         let shelves = [true, false].map(|tried| {
             let entries = self.citizens[node].book.iter().filter(|entry| entry.is_tried() == tried);
-            let nodes: Vec<NodeId> = entries.map(|entry| entry.node()).collect();
+            let nodes: Vec<NodeId> = entries.map(bulbil_core::phonebook::Entry::node).collect();
             let foul = nodes.iter().filter(|node| self.is_foul(node)).count();
             (nodes.len() as f64, share(foul, nodes.len()))
         });

@@ -58,7 +58,8 @@ impl City<'_, '_, '_> {
         let (defences, avoid_failing) = (self.plan.defences, self.plan.avoid_failing);
         let citizen = &mut self.citizens[node];
         let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
-        let avoid: Vec<NodeId> = failing.map(|entry| entry.node()).chain(avoid.iter().copied()).collect();
+        let avoid: Vec<NodeId> =
+            failing.map(bulbil_core::phonebook::Entry::node).chain(avoid.iter().copied()).collect();
         let request = PathRequest {
             strictness: defences.strictness(),
             avoid: &avoid,

@@ -415,7 +415,7 @@ impl City<'_, '_, '_> {
         let avoid_failing = self.plan.avoid_failing;
         let citizen = &mut self.citizens[node];
         let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
-        let failing: HashSet<NodeId> = failing.map(|entry| entry.node()).collect();
+        let failing: HashSet<NodeId> = failing.map(bulbil_core::phonebook::Entry::node).collect();
         let held = |card: &VerifiedDescriptor| {
             failing.contains(&card.node()) || request.filter.holds(&card.node(), card.descriptor().sequence)
         };

@@ -86,7 +86,8 @@ impl City<'_, '_, '_> {
         let citizen = &mut self.citizens[node];
         let Some(visit) = citizen.visits.remove(&link) else { return };
         let validity = matches!(end, LinkEnd::Descriptor(DescriptorError::Expired | DescriptorError::NotYetValid));
-        if !visit.bootstrap && !(validity && citizen.in_doubt) {
+        let excused = visit.bootstrap || validity && citizen.in_doubt;
+        if !excused {
             citizen.counts.failed_tests += 1;
             citizen.book.record_failure(&visit.node, now);
         }

@@ -104,7 +104,7 @@ impl Habit {
     pub const OTHERS: [Self; 3] = [
         Self { name: "failing nodes neither used nor passed on", avoid_failing: true, ..Self::SPECIFIED },
         Self { name: "a test every 4 s", test_idle: Duration::from_secs(4), ..Self::SPECIFIED },
-        Self { name: "both", test_idle: Duration::from_secs(4), avoid_failing: true, ..Self::SPECIFIED },
+        Self { name: "both", test_idle: Duration::from_secs(4), avoid_failing: true },
     ];
 }
 
