@@ -136,7 +136,7 @@ pub struct Citizen<'s> {
     /// When it was born.
     pub born: Duration,
     pub(super) rng: ChaCha20Rng,
-    /// Whom it knew from the beginning.
+    /// Whom it has been told of by hand and has not met yet.
     pub(super) bootstrap: Vec<(SocketAddr, NodeId)>,
     pub(super) sequence: u64,
     /// Its own descriptor, as bytes and as others have it.
@@ -149,6 +149,8 @@ pub struct Citizen<'s> {
     pub(super) pace: Option<Pace>,
     /// When it is called for that.
     pub(super) armed: Option<Instant>,
+    /// When it last asked earlier than its pace would have it.
+    pub(super) hurried: Instant,
     /// The others say that its clock is wrong.
     pub(super) in_doubt: bool,
 }
@@ -189,6 +191,7 @@ impl<'s> Citizen<'s> {
             requests: BTreeMap::new(),
             pace: None,
             armed: None,
+            hurried: Instant::from_millis(0),
             in_doubt: false,
         }
     }

@@ -103,6 +103,7 @@ impl City<'_, '_, '_> {
         citizen.born = now;
         self.net.trace(&[10, node as u64]);
         self.begin_pace(node);
+        self.visit_bootstrap(node, 0);
         if let Some(every) = self.plan.requests {
             let first = every * (self.rng.next_u32() % 1_000) / 1_000;
             self.set_alarm(node, first, Alarm::Request);

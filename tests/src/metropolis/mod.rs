@@ -205,6 +205,8 @@ enum Alarm {
     Rotate,
     /// What attackers do from time to time.
     Trade,
+    /// Bootstrap nodes that were not met after so many tries.
+    Bootstrap(u64),
 }
 
 impl Alarm {
@@ -217,6 +219,7 @@ impl Alarm {
             Self::Deadline(number) => number << 8 | 4,
             Self::Rotate => 5,
             Self::Trade => 6,
+            Self::Bootstrap(tries) => tries << 8 | 7,
         }
     }
 
@@ -228,6 +231,7 @@ impl Alarm {
             3 => Self::Request,
             4 => Self::Deadline(code >> 8),
             5 => Self::Rotate,
+            7 => Self::Bootstrap(code >> 8),
             _ => Self::Trade,
         }
     }
@@ -378,6 +382,7 @@ impl<'s, 'm, 'b> City<'s, 'm, 'b> {
                 Alarm::Deadline(number) => self.handle_deadline(node, number),
                 Alarm::Rotate => self.rotate(node),
                 Alarm::Trade => self.ply(node),
+                Alarm::Bootstrap(tries) => self.visit_bootstrap(node, tries),
             },
         }
     }

@@ -139,6 +139,7 @@ impl City<'_, '_, '_> {
         {
             citizen.book.record_failure(&hop, now);
             avoid.push(hop);
+            self.hurry(node);
         }
         self.net.trace(&[22, node as u64]);
         if attempt < ATTEMPTS && at < until {

@@ -74,9 +74,13 @@ impl City<'_, '_, '_> {
         self.set_alarm(node, Duration::from_millis(wait), Alarm::Pace);
     }
 
-    /// There is somebody to ask now.
+    /// There is somebody to ask now, or somebody has failed, and others may know what has become of him.
     pub(super) fn hurry(&mut self, node: NodeIndex) {
         let now = self.net.instant();
+        if now < self.citizens[node].hurried.after(self.plan.settings.exchange_busy) {
+            return;
+        }
+        self.citizens[node].hurried = now;
         if let Some(pace) = &mut self.citizens[node].pace {
             pace.handle_first_contact(now);
         }
@@ -89,7 +93,6 @@ impl City<'_, '_, '_> {
             match due {
                 Due::Exchange => {
                     if !self.begin_exchange(node) {
-                        self.visit_bootstrap(node);
                         self.rest(node, Exchanged::Failed);
                     }
                 }

@@ -1,15 +1,19 @@
 //! Links that are made to see who is there: tests of nodes that were heard of, and first contacts.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bulbil_core::circuit::LinkId;
 use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::{ClockVerdict, DescriptorError, Source, VerifiedDescriptor};
 use bulbil_core::wire::{NodeId, UnixTime};
 
-use super::City;
 use super::citizen::Visit;
+use super::{Alarm, City};
 use crate::sim::NodeIndex;
+
+/// Between two attempts to reach bootstrap nodes: at first, doubled each time, and at most.
+const BOOTSTRAP_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 impl City<'_, '_, '_> {
     /// Makes the link that a test is; answers `false` if there is nobody to be tested, or no place for a link.
@@ -20,16 +24,19 @@ impl City<'_, '_, '_> {
         self.visit(node, test.address, Visit { node: test.node, bootstrap: false })
     }
 
-    /// Links to a node that it has been told of by hand.
-    pub(super) fn visit_bootstrap(&mut self, node: NodeIndex) -> bool {
-        let citizen = &mut self.citizens[node];
-        if citizen.bootstrap.is_empty() || citizen.visits.values().any(|visit| visit.bootstrap) {
-            return false;
+    /// Links to the nodes that it has been told of by hand, until each has been met once: whoever else is met meanwhile, and may tell what
+    /// he likes, is not the only one to be asked.
+    pub(super) fn visit_bootstrap(&mut self, node: NodeIndex, tries: u64) {
+        let missing = self.citizens[node].bootstrap.clone();
+        for &(address, id) in &missing {
+            if self.citizens[node].visits.values().all(|visit| visit.node != id) {
+                self.visit(node, address, Visit { node: id, bootstrap: true });
+            }
         }
-        // In turn, so that one that is gone is not asked for ever.
-        citizen.bootstrap.rotate_left(1);
-        let (address, id) = citizen.bootstrap[citizen.bootstrap.len() - 1];
-        self.visit(node, address, Visit { node: id, bootstrap: true })
+        if !missing.is_empty() {
+            let pause = BOOTSTRAP_PAUSE.0 * 2u32.pow(tries.min(10) as u32);
+            self.set_alarm(node, pause.min(BOOTSTRAP_PAUSE.1), Alarm::Bootstrap(tries + 1));
+        }
     }
 
     fn visit(&mut self, node: NodeIndex, address: SocketAddr, visit: Visit) -> bool {
@@ -56,6 +63,7 @@ impl City<'_, '_, '_> {
         let here = card.address() == address;
         let source = if here { Source::Met } else { Source::Peer(group) };
         let _known_or_full = citizen.book.insert(card.clone(), source, now);
+        citizen.bootstrap.retain(|(_, id)| *id != card.node());
         if !defences.test_before_evict {
             // Whoever was met longest ago in the bucket would have to answer; here it is as if it did not.
             let waits = citizen.book.get(&card.node()).is_some_and(|entry| !entry.is_tried());

@@ -6,7 +6,7 @@ use super::{Print, percent};
 use crate::metropolis::{Defences, Gang, Hold, Plan, Start, Trade, run};
 
 /// Newcomers that the attackers want.
-const VICTIMS: usize = 8;
+const VICTIMS: usize = 12;
 /// How long they have lived when they are looked at.
 const AGE: Duration = Duration::from_secs(3600);
 /// Paths drawn of each.
