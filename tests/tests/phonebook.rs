@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bulbil_core::phonebook::{HopCount, Strictness};
+use bulbil_core::phonebook::{HopCount, StoredBook, Strictness};
 use bulbil_core::wire::policy::Policy;
 use bulbil_core::wire::{OnionKeyKind, Service, Target as Where};
 use bulbil_host::config::Bootstrap;
@@ -178,7 +178,11 @@ async fn what_a_node_knows_survives_its_end_however_it_ends() {
     let all = ids(&members);
     let mut last = members.pop().unwrap();
     let kept = last.state.join("phonebook");
-    until("it is written", async || kept.metadata().map(|_| ())).await;
+    until("all three are written", async || match written(&kept) {
+        3 => Ok(()),
+        fewer => Err(fewer),
+    })
+    .await;
 
     // From now on it has nobody's address but those that it has kept.
     let text = std::fs::read_to_string(dir.path().join("relay4.toml")).unwrap();
@@ -216,6 +220,13 @@ async fn what_a_node_knows_survives_its_end_however_it_ends() {
     std::fs::remove_file(&kept).unwrap();
     let anew: Process = NodeProcess::start(PROGRAM, &dir.path().join("relay4.toml")).process;
     drop(anew);
+}
+
+/// How many nodes are in the file of a phonebook.
+fn written(path: &Path) -> usize {
+    let Ok(bytes) = std::fs::read(path) else { return 0 };
+    let content = bytes.splitn(2, |byte| *byte == b'\n').nth(1).expect("a first line and the content");
+    StoredBook::parse(content).expect("a whole phonebook").entries().count()
 }
 
 fn modified(path: &Path) -> std::time::SystemTime {

@@ -118,9 +118,10 @@ impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
         self.set(Flag::Speaks, protocol == ProtocolVersion::V1);
     }
 
-    /// Replaces the descriptor. Failures were those of addresses that the node may have left.
+    /// Replaces the descriptor. Failures are those of the first address: they are forgiven if the node has left it. Its others, to which
+    /// nobody links, it could name anew for ever.
     pub(super) fn set_card(&mut self, card: C, group: NetworkGroup) {
-        let moved = self.descriptor().addresses != card.borrow().descriptor().addresses;
+        let moved = self.address() != card.borrow().address();
         (self.card, self.group) = (card, group);
         self.summarise();
         if moved {

@@ -164,6 +164,12 @@ mod tests {
             d.addresses.push("192.0.2.1:1".parse().unwrap()).unwrap();
         };
         book.insert(with(1, further), PEER, NOW).unwrap();
+        assert_eq!(book.get(&node(1)).unwrap().failures(), 2, "nobody links to a second address");
+        let moved = |d: &mut crate::wire::Descriptor| {
+            d.sequence = 4;
+            d.addresses[0] = "192.0.2.1:1".parse().unwrap();
+        };
+        book.insert(with(1, moved), PEER, NOW).unwrap();
         assert_eq!(book.get(&node(1)).unwrap().failures(), 0);
     }
 
