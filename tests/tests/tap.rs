@@ -20,7 +20,7 @@ use bulbil_core::wire::{Policy, Target};
 use bulbil_firmware_sim::linux::config_file::Profile;
 use bulbil_firmware_sim::linux::stage::{NodeSpec, RunningNode, Stage, host_addresses, pinned};
 use bulbil_host::config::Bootstrap;
-use bulbil_host::node::{CircuitStream, Node, OpenOptions, SendOptions, Sizes};
+use bulbil_host::node::{CircuitStream, Intervals, Node, OpenOptions, SendOptions, Sizes};
 use bulbil_host::random::SYSTEM;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -89,8 +89,16 @@ fn host(number: u8) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(host_addresses(number).0), 0)
 }
 
+/// Hosts ask for descriptors once, and then for none while a test counts what constrained nodes have and do.
+const CALM: Intervals = Intervals {
+    exchange: Duration::from_secs(3600),
+    test: Duration::from_secs(600),
+    retry: Duration::from_secs(600),
+    save: Duration::from_secs(3600),
+};
+
 async fn host_node(number: u8, relay: bool, exit: bool) -> Node {
-    let builder = Node::builder().listen(host(number)).sizes(SIZES);
+    let builder = Node::builder().listen(host(number)).sizes(SIZES).intervals(CALM);
     let builder = if relay { builder.relay() } else { builder };
     if exit { builder.exit(everywhere()) } else { builder }.start().await.unwrap()
 }
@@ -101,7 +109,8 @@ fn contact(node: &Node) -> Bootstrap {
 
 /// A client that knows these nodes and puts `hops` of them on its paths.
 async fn client(contacts: &[Bootstrap], hops: u8) -> Node {
-    let builder = Node::builder().sizes(SIZES).paths(HopCount::new(hops).unwrap(), Strictness::Ignore);
+    let builder =
+        Node::builder().sizes(SIZES).intervals(CALM).paths(HopCount::new(hops).unwrap(), Strictness::Ignore);
     let node = contacts.iter().fold(builder, |builder, contact| builder.bootstrap(*contact)).start().await.unwrap();
     timeout(PATIENCE, node.ready(PATIENCE)).await.unwrap().unwrap();
     node
@@ -317,6 +326,8 @@ fn flood() {
         let steady = client(&[relay.pinned(), contact(&exit)], 2).await;
         let echo = echo().await;
         let mut circuit = steady.open(echo.clone(), OpenOptions::default()).await.unwrap();
+        // The hosts' own circuits may have the places of onions for a moment: another attempt is made.
+        circuit.connected().await.unwrap();
         let goes_on = async |circuit: &mut CircuitStream| {
             let line = [0x42; 2000];
             circuit.write_all(&line).await.unwrap();
