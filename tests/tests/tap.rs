@@ -109,8 +109,7 @@ fn contact(node: &Node) -> Bootstrap {
 
 /// A client that knows these nodes and puts `hops` of them on its paths.
 async fn client(contacts: &[Bootstrap], hops: u8) -> Node {
-    let builder =
-        Node::builder().sizes(SIZES).intervals(CALM).paths(HopCount::new(hops).unwrap(), Strictness::Ignore);
+    let builder = Node::builder().sizes(SIZES).intervals(CALM).paths(HopCount::new(hops).unwrap(), Strictness::Ignore);
     let node = contacts.iter().fold(builder, |builder, contact| builder.bootstrap(*contact)).start().await.unwrap();
     timeout(PATIENCE, node.ready(PATIENCE)).await.unwrap().unwrap();
     node
