@@ -23,7 +23,8 @@ pub struct Test {
     pub node: NodeId,
     /// Where: the first of its addresses.
     pub address: SocketAddr,
-    /// Another node waits for the outcome, or the node is one of `new` that has not been tested yet: the next test should follow soon.
+    /// Another node waits for the outcome, one of `new` has not been tested yet, or the pause after a failure is over: the next test should
+    /// follow soon.
     pub urgent: bool,
 }
 
@@ -180,7 +181,7 @@ mod tests {
         book.insert(with(1, |_| ()), PEER, NOW).unwrap();
         for attempt in 1..=FAILURES_MAX_UNMET {
             let now = later(60 * u64::from(attempt));
-            assert_eq!(tested(&mut book, now), Some((node(1), attempt == 1)));
+            assert_eq!(tested(&mut book, now), Some((node(1), true)));
             assert_eq!(tested(&mut book, now), None, "not twice at a time");
             assert_eq!(book.record_failure(&node(1), now), attempt == FAILURES_MAX_UNMET);
         }
