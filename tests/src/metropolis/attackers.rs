@@ -24,7 +24,7 @@ pub enum Trade {
     Eclipse,
     /// The same, and fills up with nodes that do not exist: so many different ones.
     Invent(usize),
-    /// Answers what is no answer, one kind after another ([`FORGERIES`]).
+    /// Answers what is no answer, one kind after another.
     Forge,
     /// Signs two descriptors with the same sequence number, and shows now one and now the other.
     Equivocate,
