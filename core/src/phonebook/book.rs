@@ -292,7 +292,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         self.clock_in_doubt = in_doubt;
     }
 
-    /// Sets the pause after a node's first failure, [`FAILURE_PAUSE`](super::FAILURE_PAUSE) at first.
+    /// Sets the pause after a node's first failure, [`FAILURE_PAUSE`] at first.
     pub const fn set_failure_pause(&mut self, pause: Duration) {
         self.failure_pause = pause;
     }
