@@ -157,8 +157,8 @@ fn a_flood_of_inventions_fills_its_share_of_the_buckets_and_nothing_else() {
         // An invention spreads no further than those whom its inventors tell themselves.
         let honest: HashSet<NetworkGroup> = (0..16).map(|node| city.citizen(node).address.ip().into()).collect();
         for node in 0..16 {
-            let unmet = city.citizen(node).book.iter().filter(|entry| entry.last_met().is_none());
-            for entry in unmet {
+            let invented = |entry: &NodeId| !city.names().contains_key(entry);
+            for entry in city.citizen(node).book.iter().filter(|entry| invented(&entry.node())) {
                 assert!(!matches!(entry.source(), Source::Peer(group) if honest.contains(&group)), "{entry:?}");
             }
         }

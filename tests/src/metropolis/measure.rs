@@ -118,7 +118,9 @@ impl City<'_, '_, '_> {
         self.registry.tidy();
     }
 
-    fn names(&self) -> &HashMap<NodeId, NodeIndex> {
+    /// Who there is or was. An invention is not among them.
+    #[must_use]
+    pub fn names(&self) -> &HashMap<NodeId, NodeIndex> {
         &self.names
     }
 
