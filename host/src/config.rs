@@ -64,7 +64,7 @@ const ONIONS: Range = Range { min: 1, max: 65_536 };
 const JOBS: Range = Range { min: 1, max: 4_096 };
 const WORKERS: Range = Range { min: 0, max: 256 };
 const IDLE: Range = Range { min: 10, max: 86_400 };
-const EXCHANGE: Range = Range { min: 1, max: 86_400 };
+const EXCHANGE: Range = Range { min: 0, max: 86_400 };
 const TEST: Range = Range { min: 1, max: 3600 };
 const RETRY: Range = Range { min: 1, max: 3600 };
 const SAVE: Range = Range { min: 1, max: 86_400 };
@@ -294,7 +294,7 @@ impl Default for PathSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PhonebookSettings {
-    /// Seconds between two exchanges with other nodes.
+    /// Seconds between two exchanges with other nodes; 0 for a node that asks nobody.
     #[serde(deserialize_with = "ranged::<_, { EXCHANGE.min }, { EXCHANGE.max }>")]
     pub exchange_seconds: u32,
     /// Seconds between two tests of nodes that have not been met yet.
@@ -315,7 +315,7 @@ impl PhonebookSettings {
         let [exchange, test, retry, save] =
             [self.exchange_seconds, self.test_seconds, self.retry_seconds, self.save_seconds]
                 .map(|seconds| Duration::from_secs(seconds.into()));
-        Intervals { exchange, test, retry, save }
+        Intervals { exchange: (!exchange.is_zero()).then_some(exchange), test, retry, save }
     }
 }
 

@@ -235,7 +235,7 @@ fn modified(path: &Path) -> std::time::SystemTime {
 
 /// Milliseconds, so that nobody waits.
 const INTERVALS: Intervals = Intervals {
-    exchange: Duration::from_millis(400),
+    exchange: Some(Duration::from_millis(400)),
     test: Duration::from_millis(100),
     retry: Duration::from_secs(1),
     save: Duration::from_secs(300),

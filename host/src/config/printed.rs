@@ -72,6 +72,7 @@ deadline_seconds = {deadline}
 
 [phonebook]
 # Seconds between two exchanges with other nodes, give or take a fifth ({EXCHANGE}). While there is more to learn every 2 seconds.
+# 0: this node asks nobody; it answers all the same.
 exchange_seconds = {exchange}
 # Seconds between two tests of nodes that have been heard of and not met yet ({TEST}). When there is nobody to meet, 15 times as long.
 test_seconds = {test}

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::directory::{self, Directory};
-use super::gossip::{self, Gossip, Intervals};
+use super::gossip::{self, EXCHANGE, Gossip, Intervals};
 use super::keeper;
 use super::rotation::{Card, Rotation};
 use super::stored::Stored;
@@ -272,7 +272,7 @@ impl NodeBuilder {
             // Where network groups do not matter to paths, they must not matter to the buckets: all would lie in one.
             grouping: if self.strictness == Strictness::Ignore { Grouping::Address } else { Grouping::Network },
             retry: intervals.retry,
-            lonely: intervals.exchange * LONELY,
+            lonely: intervals.exchange.unwrap_or(EXCHANGE) * LONELY,
             clock: self.clock.clone(),
         });
         let (commands, asked) = mpsc::unbounded_channel();

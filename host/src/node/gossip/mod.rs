@@ -33,11 +33,14 @@ const IDLE: u32 = 15;
 /// Between two exchanges that follow each other closely.
 const BUSY: Duration = Duration::from_secs(2);
 
+/// Between two exchanges, unless told otherwise.
+pub(super) const EXCHANGE: Duration = Duration::from_secs(60);
+
 /// How often a node does what keeps its phonebook good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intervals {
-    /// Between two exchanges, give or take a fifth.
-    pub exchange: Duration,
+    /// Between two exchanges, give or take a fifth; `None` for a node that asks nobody. It still answers.
+    pub exchange: Option<Duration>,
     /// Between two tests while somebody waits for one; 15 times as long otherwise.
     pub test: Duration,
     /// After a node's first failure; twice as long after each further one.
@@ -49,7 +52,7 @@ pub struct Intervals {
 impl Default for Intervals {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { exchange: seconds(60), test: seconds(2), retry: seconds(60), save: seconds(300) }
+        Self { exchange: Some(EXCHANGE), test: seconds(2), retry: seconds(60), save: seconds(300) }
     }
 }
 
@@ -66,6 +69,8 @@ pub(super) struct Gossip {
 impl Gossip {
     pub(super) async fn run(self) {
         let Intervals { exchange, test, .. } = self.intervals;
+        let asks = exchange.is_some();
+        let exchange = exchange.unwrap_or_default();
         let settings = Settings { exchange, exchange_busy: BUSY.min(exchange), test, test_idle: test * IDLE };
         let origin = tokio::time::Instant::now();
         let now = || Instant::from_millis(origin.elapsed().as_millis() as u64);
@@ -78,6 +83,8 @@ impl Gossip {
         loop {
             while let Some(due) = pace.poll(now()) {
                 match due {
+                    // What is never begun is never over, and so never due again.
+                    Due::Exchange if !asks => {}
                     Due::Exchange => match self.directory.whom().await {
                         Some(whom) => {
                             let Some(inner) = self.node.upgrade() else { return };
