@@ -58,6 +58,20 @@ impl Flow {
         self.waiting.len() + self.promised + self.due
     }
 
+    /// Cells of room that this flow should have in all; 0 once the sender is gone.
+    #[cfg(test)]
+    pub(crate) const fn window(&self) -> u16 {
+        self.window
+    }
+
+    /// Adds to the room that the sender knows of from the beginning.
+    #[cfg(test)]
+    pub(crate) fn widen(&mut self, pool: &mut Pool<'_>, room: u16) {
+        assert!(pool.reserve(room));
+        self.promised += room;
+        self.window += room;
+    }
+
     /// Whether a cell can be sent on now.
     #[must_use]
     pub const fn sendable(&self) -> bool {

@@ -21,6 +21,8 @@ mod audit;
 mod census;
 mod closing;
 pub mod config;
+#[cfg(test)]
+mod exhaustive;
 mod links;
 mod opening;
 mod outcome;

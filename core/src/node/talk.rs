@@ -19,7 +19,7 @@ use crate::wire::message::{DATA_MAX, Message, data_room_mut, emit_data_header};
 use crate::wire::{CloseReason, Command, EndReason, Target, UnixTime};
 
 /// Cells of an outgoing flow's room that bytes may not take: a conversation says at most CONNECTED, RECEIPT, FIN and END besides.
-const CONTROL_ROOM: u16 = 4;
+pub(super) const CONTROL_ROOM: u16 = 4;
 
 const _: () = assert!(CONTROL_ROOM < crate::circuit::flow::WINDOW_MIN);
 
