@@ -21,9 +21,11 @@ struct Target {
     seeds: fn() -> Vec<Seed>,
 }
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 11] = [
+    Target { name: "accounts", check: fuzz::accounts::check, seeds: fuzz::seeds::accounts },
     Target { name: "auth", check: fuzz::auth::check, seeds: fuzz::seeds::auth },
     Target { name: "cell", check: fuzz::cell::check, seeds: fuzz::seeds::cell },
+    Target { name: "link", check: fuzz::link::check, seeds: fuzz::seeds::link },
     Target { name: "message", check: fuzz::message::check, seeds: fuzz::seeds::message },
     Target { name: "descriptor", check: fuzz::descriptor::check, seeds: fuzz::seeds::descriptor },
     Target { name: "exchange", check: fuzz::exchange::check, seeds: fuzz::seeds::exchange },
@@ -64,6 +66,11 @@ fn target(name: &str) -> &'static Target {
 }
 
 #[test]
+fn replays_accounts() {
+    target("accounts").replay();
+}
+
+#[test]
 fn replays_auth() {
     target("auth").replay();
 }
@@ -71,6 +78,11 @@ fn replays_auth() {
 #[test]
 fn replays_cell() {
     target("cell").replay();
+}
+
+#[test]
+fn replays_link() {
+    target("link").replay();
 }
 
 #[test]

@@ -10,10 +10,12 @@
 //! cargo fuzz run --sanitizer none cell  # where there is no nightly compiler
 //! ```
 
+pub mod accounts;
 pub mod auth;
 pub mod cell;
 pub mod descriptor;
 pub mod exchange;
+pub mod link;
 pub mod message;
 pub mod model;
 pub mod node;

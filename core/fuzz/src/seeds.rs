@@ -17,6 +17,52 @@ use super::descriptor;
 /// An input and the name of its file.
 pub type Seed = (&'static str, Vec<u8>);
 
+/// Users who sign up, sign in, act and go, from one computer and from two, and somebody who has seen it.
+pub fn accounts() -> Vec<Seed> {
+    let seeds = [
+        ("sign-up-and-in", vec![0, 0, 0, 2, 0, 4, 0, 7, 1, 0, 7, 2, 0, 8]),
+        ("wrong-password", vec![0, 0, 0, 2, 0, 16, 0, 7, 2]),
+        ("another-computer", vec![0, 0, 0, 2, 0, 4, 1, 2, 1, 4, 0, 7, 1, 0, 8, 1, 7, 3, 1, 8]),
+        ("name-taken", vec![0, 0, 1, 12, 3, 1, 3, 2, 3, 4]),
+        ("unknown-user", vec![0, 2, 0, 4, 0, 7, 2, 0, 8]),
+        ("late", vec![0, 0, 0, 2, 1, 225, 0, 4]),
+        ("signed-in-already", vec![0, 0, 0, 2, 0, 4, 0, 2, 0, 9, 0, 2]),
+        ("sent-again", vec![0, 0, 0, 10, 0, 0, 0, 2, 0, 4, 1, 10, 0, 2, 0, 8, 0, 10, 0, 3]),
+        ("altered", vec![0, 11, 0, 200, 1, 0, 0, 0, 11, 7, 0, 255, 0, 2, 0, 11, 0, 1, 1, 0, 2, 0, 4]),
+        ("broken-disk", vec![0, 240, 0, 0, 0, 242, 0, 2, 0, 244, 0, 2, 0, 4, 0, 247, 1, 0, 248, 0, 7, 2]),
+        ("sixteen-refusals", [0, 7, 2].repeat(18)),
+    ];
+    seeds.into()
+}
+
+/// Wires that split, alter, lose, insert and end.
+pub fn link() -> Vec<Seed> {
+    // Room, then pieces of this length, many times, both ways.
+    let pieces = |piece: u16, times: usize| {
+        let [high, low] = piece.to_be_bytes();
+        [&[0, 0xc0, 0xc1][..], &[0, high, low, 1, high, low].repeat(times)].concat()
+    };
+    let whole = [0, 0xc0, 0xc1, 0, 0x04, 0xc2];
+    let after = |steps: &[u8]| [&whole, steps].concat();
+    let seeds = [
+        ("at-once", vec![0x0f]),
+        ("pieces-of-1", pieces(1, 60)),
+        ("pieces-of-600", pieces(600, 30)),
+        ("length-and-rest", [&[3, 0xc0, 0xc1][..], &[0, 0, 2, 0, 0x04, 0xc0, 1, 0, 2]].concat()),
+        ("little-room", [&[0][..], &[0x80, 200, 0x81, 200, 0, 0x10, 0, 1, 0x10, 0].repeat(10)].concat()),
+        ("question-altered", vec![0, 0xc0, 0xc1, 0xf0, 0, 40, 1]),
+        ("question-longer", vec![0, 0xc0, 0xc1, 0xf0, 0, 1, 1]),
+        ("question-cut-off", vec![0, 0xc0, 0xc1, 0, 0, 9, 0xfe]),
+        ("answer-altered", after(&[0xf1, 1, 0, 1])),
+        ("answer-shorter", after(&[0xf7, 1, 0, 1, 9])),
+        ("answer-longer", after(&[0xfb, 1, 0, 4, 1, 2, 3, 4])),
+        ("answer-cut-off", after(&[1, 1, 0, 0xff])),
+        ("record-altered", after(&[1, 0x0c, 0, 1, 0x0c, 0, 0xf0, 0, 99, 1])),
+        ("record-lost", after(&[1, 0x0c, 0, 1, 0x0c, 0, 0xf6, 0, 0, 2, 19])),
+    ];
+    seeds.into()
+}
+
 /// Messages of every request, records, challenges and frames of the application, the kind before each.
 pub fn auth() -> Vec<Seed> {
     let with_kind = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
