@@ -146,7 +146,7 @@ pub enum PathError {
     UnknownNode,
     /// Too few relays are known for the hops before the last one.
     TooFewRelays {
-        /// Usable relays besides the last hop.
+        /// Usable relays besides the last hop; 0 if there is none that may be the first.
         known: usize,
         /// Relays that the path needs.
         needed: usize,
@@ -362,6 +362,13 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         }
     }
 
+    /// From where to draw first hops. Whoever has met enough relays takes no others, not even when few of these can be used now: after a time
+    /// without connection all may have expired, and then the first to tell of others would have the choice.
+    fn first_hops(&self, scopes: Scopes) -> Scope {
+        let met = self.choices(Scope::Tried).filter(|choice| choice.entry.has(Flag::Relay) && choice.entry.is_usable());
+        if met.take(TRIED_RELAYS_MIN).count() == TRIED_RELAYS_MIN { Scope::Tried } else { scopes.relays }
+    }
+
     /// One of those in `scope` that are allowed, or if that has none and `scopes` are widened, of all; each with the same probability.
     fn draw_within<R: CryptoRng + ?Sized>(
         &self,
@@ -385,8 +392,8 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         rng: &mut R,
     ) -> Result<Path, PathError> {
         let scopes = self.scopes(request);
-        let guards =
-            if request.hops.value() > 1 { guards.usable(self, request, scopes.relays, rng) } else { Vec::new() };
+        let first = self.first_hops(scopes);
+        let guards = if request.hops.value() > 1 { guards.usable(self, request, first, rng) } else { Vec::new() };
         let groups: &[Groups] = match request.strictness {
             Strictness::Require => &[Groups::Distinct],
             Strictness::Ignore => &[Groups::Any],
@@ -462,6 +469,9 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
             return Err(PathError::TooFewGroups { known, needed });
         }
 
+        if needed > 0 && guards.is_empty() {
+            return Err(PathError::TooFewRelays { known: 0, needed });
+        }
         let fits = |guard: &Choice<'_, C>, last: &Choice<'_, C>| {
             !(guard.is(last) || must_differ && guard.group() == last.group())
         };
