@@ -253,7 +253,7 @@ async fn a_call_that_breaks_off_ends_what_it_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_has_no_room_for_an_exchange_has_not_failed() {
-    const ASKED: usize = 6;
+    const ASKED: usize = 3;
     let (calls, mut serving) = mpsc::channel(8);
     let relay = Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).serve(calls);
     let relay = relay.start().await.unwrap();

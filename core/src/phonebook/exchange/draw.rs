@@ -35,7 +35,9 @@ pub fn draw_sample<'c, C: AsRef<VerifiedDescriptor>, R: CryptoRng + ?Sized>(
 mod tests {
     use std::vec::Vec;
 
-    use super::super::super::testing::{Card, assert_uniform, node, rng, with};
+    use super::super::super::testing::{Card, NOW, Room, assert_uniform, node, rng, with};
+    use super::super::super::{Entry, NEW_PLACES, Source, TRIED_PLACES};
+    use super::super::{Disclosure, FILTER_MAX_LEN, Held};
     use super::*;
 
     fn cards(count: u16) -> Vec<Card> {
@@ -73,5 +75,44 @@ mod tests {
         }
         assert!(draw_sample(&mut cards[..0], 7, &mut rng, |_| false).is_empty());
         assert_eq!(cards.iter().map(|card| card.node()).collect::<std::collections::BTreeSet<_>>().len(), 100);
+    }
+
+    /// `cargo test -p bulbil-core --lib -- --ignored --nocapture what_a_request_costs`
+    #[test]
+    #[ignore = "measures"]
+    fn what_a_request_costs() {
+        const NODES: u16 = 4096;
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let mut book = room.book();
+        for card in cards(NODES) {
+            let _full = book.insert(card, Source::Met, NOW);
+        }
+        let met: Vec<_> = book.iter().filter(|entry| entry.is_tried()).collect();
+        let mut rng = rng(3);
+        std::println!("{} nodes met", met.len());
+        for known in [0, met.len()] {
+            let mut bits = [0; FILTER_MAX_LEN];
+            let held = met.iter().take(known).map(|&entry| Held::from(entry));
+            let filter = Disclosure::All.filter(held, &mut bits, &mut rng);
+            let holds = |card: &VerifiedDescriptor| filter.holds(&card.node(), card.descriptor().sequence);
+            let time = |name: &str, run: &mut dyn FnMut() -> usize| {
+                let begun = std::time::Instant::now();
+                let sum: usize = (0..200).map(|_| run()).sum();
+                let each = begun.elapsed() / 200;
+                std::println!("asker knows {known}: {name}: {each:?} for {} descriptors", sum / 200);
+            };
+            let (mut owners, mut workers) = (self::rng(4), self::rng(4));
+            time("before, in the phonebook's task", &mut || book.sample(127, NOW, &mut owners, holds).len());
+            let list = || -> Vec<Card> {
+                let may_be = |entry: &&Entry<Card>| entry.is_tried() && !entry.is_disputed() && entry.is_valid_at(NOW);
+                book.iter().filter(may_be).map(|entry| entry.card().clone()).collect()
+            };
+            time("after, once a second in the phonebook's task", &mut || list().len());
+            let list = list();
+            time("after, on a worker", &mut || {
+                let mut drawn: Vec<_> = list.iter().collect();
+                draw_sample(&mut drawn, 127, &mut workers, holds).len()
+            });
+        }
     }
 }
