@@ -76,9 +76,8 @@ impl Drop for Permit {
         let mut places = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         places.all = places.all.saturating_sub(1);
         // Links come and go, so one without conversations must leave nothing behind.
-        match places.links.remove(&self.link) {
-            Some(here @ 2..) => drop(places.links.insert(self.link, here - 1)),
-            Some(_) | None => {}
+        if let Some(here @ 2..) = places.links.remove(&self.link) {
+            places.links.insert(self.link, here - 1);
         }
     }
 }

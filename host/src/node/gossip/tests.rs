@@ -120,7 +120,11 @@ struct Call {
 fn call(services: &Services) -> Call {
     let (end, ended) = oneshot::channel();
     let end = std::sync::Mutex::new(Some(end));
-    let fail = move |reason, _| drop(end.lock().unwrap().take().map(|end| end.send(reason)));
+    let fail = move |reason, _| {
+        if let Some(end) = end.lock().unwrap().take() {
+            let _nobody_waits = end.send(reason);
+        }
+    };
     let (stream, place) = services.begin(Service::Phonebook, LinkId::new(1, 1), Arc::new(fail)).unwrap();
     Call { stream, ended, _place: place }
 }
