@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
+use bulbil_core::phonebook::Guards;
 use bulbil_core::wire::NodeId;
 use rand_core::Rng as _;
 use tokio::sync::{Mutex, oneshot, watch};
@@ -104,10 +105,10 @@ async fn until_it_may_be_back(directory: &Directory, pause: Duration) {
     }
 }
 
-/// Writes the first hops in use to the state directory whenever they change.
-pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receiver<Vec<NodeId>>) {
+/// Writes the first hops to the state directory whenever they change.
+pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receiver<Guards>) {
     while guards.changed().await.is_ok() {
-        let bytes: Vec<u8> = guards.borrow_and_update().iter().flat_map(|node| node.0).collect();
+        let bytes = guards.borrow_and_update().to_bytes();
         let state = Arc::clone(&state);
         let written = tokio::task::spawn_blocking(move || state.replace(Item::Guards, &bytes)).await;
         if let Ok(Err(error)) = written {
