@@ -276,7 +276,7 @@ impl NodeBuilder {
         let directory = Directory::start(directory::Settings {
             own: keys.node,
             reuse: self.reuse,
-            guards,
+            guards: guards.clone(),
             stored,
             // Where network groups do not matter to paths, they must not matter to the buckets: all would lie in one.
             grouping: if self.strictness == Strictness::Ignore { Grouping::Address } else { Grouping::Network },
@@ -355,7 +355,9 @@ impl NodeBuilder {
         let gossip = Gossip { node: Arc::downgrade(&inner), directory, commands, own: own_shown, intervals };
         inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(gossip.run());
         let node = Node { inner };
-        node.keep(self.state);
+        if let Some(state) = self.state {
+            node.keep(state, guards);
+        }
         Ok(node)
     }
 }
