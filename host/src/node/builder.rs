@@ -9,7 +9,7 @@ use bulbil_core::crypto::identity::IdentitySecret;
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
 use bulbil_core::link::LinkSecret;
 use bulbil_core::node::{Config, Patience};
-use bulbil_core::phonebook::{Grouping, HopCount, Strictness};
+use bulbil_core::phonebook::{Grouping, Guards, HopCount, Strictness};
 use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::policy::{Policy, Verdict};
 use bulbil_core::wire::{NodeId, OnionKeyKind, Roles};
@@ -63,8 +63,7 @@ pub struct NodeBuilder {
     half_open_links: u16,
     patience: Patience,
     workers: usize,
-    guards: Vec<NodeId>,
-    stored: Option<Stored>,
+    state: Option<Arc<StateDir>>,
     intervals: Intervals,
     clock: WallClock,
     services: Option<mpsc::Sender<ServiceCall>>,
@@ -92,8 +91,7 @@ impl Default for NodeBuilder {
             half_open_links: 128,
             patience: Patience::DEFAULT,
             workers: 0,
-            guards: Vec::new(),
-            stored: None,
+            state: None,
             intervals: Intervals::default(),
             clock: WallClock::default(),
             services: None,
@@ -188,6 +186,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps first hops and phonebook in `state`, and begins with those that are kept there. It stays locked until the node is shut down.
+    #[must_use]
+    pub fn state(mut self, state: Arc<StateDir>) -> Self {
+        self.state = Some(state);
+        self
+    }
+
     /// How much it can hold.
     #[must_use]
     pub const fn sizes(mut self, sizes: Sizes) -> Self {
@@ -198,13 +203,17 @@ impl NodeBuilder {
     /// Starts the node.
     ///
     /// # Errors
-    /// An address that cannot be listened on, or settings that contradict each other; the text says what to do.
+    /// An address that cannot be listened on, a state directory that cannot be used, or settings that contradict each other; the text says what to do.
     pub async fn start(self) -> Result<Node, StartError> {
         if (self.relay || self.exit) && self.listen.is_empty() {
             return Err(StartError(
                 "a relay or an exit needs an address to listen on (`listen` in the configuration)".into(),
             ));
         }
+        let (guards, stored) = match &self.state {
+            Some(state) => load(Arc::clone(state)).await?,
+            None => (Guards::new(), None),
+        };
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for address in &self.listen {
@@ -267,8 +276,8 @@ impl NodeBuilder {
         let directory = Directory::start(directory::Settings {
             own: keys.node,
             reuse: self.reuse,
-            guards: self.guards,
-            stored: self.stored,
+            guards: guards.clone(),
+            stored,
             // Where network groups do not matter to paths, they must not matter to the buckets: all would lie in one.
             grouping: if self.strictness == Strictness::Ignore { Grouping::Address } else { Grouping::Network },
             retry: intervals.retry,
@@ -345,7 +354,11 @@ impl NodeBuilder {
         });
         let gossip = Gossip { node: Arc::downgrade(&inner), directory, commands, own: own_shown, intervals };
         inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(gossip.run());
-        Ok(Node { inner })
+        let node = Node { inner };
+        if let Some(state) = self.state {
+            node.keep(state, guards);
+        }
+        Ok(node)
     }
 }
 
@@ -425,13 +438,6 @@ pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Res
     if config.roles.relay || config.roles.exit {
         builder.listen.clone_from(&config.listen);
     }
-    if let Some(state) = &state {
-        builder.guards = load_guards(state)?;
-        let from = Arc::clone(state);
-        let loaded = tokio::task::spawn_blocking(move || Stored::load(&from)).await;
-        let loaded = loaded.map_err(|_| StartError("the phonebook could not be read".into()))?;
-        builder.stored = loaded.map_err(|error| StartError(error.to_string()))?;
-    }
     if let Some(state) = &state
         && !builder.listen.is_empty()
     {
@@ -441,21 +447,26 @@ pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Res
     if config.roles.client && config.bootstrap.is_empty() {
         tracing::warn!("no bootstrap nodes: this client knows nobody to open a path through; add `bootstrap` entries");
     }
-    let node = builder.start().await?;
-    node.keep(state);
-    Ok(node)
+    builder.state = state;
+    builder.start().await
+}
+
+/// First hops and phonebook of before.
+async fn load(state: Arc<StateDir>) -> Result<(Guards, Option<Stored>), StartError> {
+    let guards = load_guards(&state)?;
+    let loaded = tokio::task::spawn_blocking(move || Stored::load(&state)).await;
+    let loaded = loaded.map_err(|_| StartError("the phonebook could not be read".into()))?;
+    Ok((guards, loaded.map_err(|error| StartError(error.to_string()))?))
 }
 
 /// The first hops of before. A file that holds something else is an error, not a reason to draw new ones: that is what an attacker would like.
-fn load_guards(state: &StateDir) -> Result<Vec<NodeId>, StartError> {
+fn load_guards(state: &StateDir) -> Result<Guards, StartError> {
     let bytes = state.read(Item::Guards).map_err(|error| StartError(error.to_string()))?;
-    let bytes = bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
-    let (nodes, rest) = bytes.as_chunks::<32>();
-    if !rest.is_empty() {
+    let guards = Guards::from_bytes(bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice()));
+    guards.map_err(|_| {
         let path = state.item_path(Item::Guards);
-        return Err(StartError(format!("{} does not hold node ids; remove it to draw new first hops", path.display())));
-    }
-    Ok(nodes.iter().copied().map(NodeId).collect())
+        StartError(format!("{} does not hold guards; remove it to draw new first hops", path.display()))
+    })
 }
 
 /// The keys that survive a restart. Onion keys do not: a node that came back with an old one, but without its replay tags, would

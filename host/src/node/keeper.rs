@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
+use bulbil_core::phonebook::Guards;
 use bulbil_core::wire::NodeId;
 use rand_core::Rng as _;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::builder::Commands;
 use super::directory::Directory;
 use crate::config::Bootstrap;
 use crate::engine::Command;
 use crate::random::SYSTEM;
-use crate::state::{Item, StateDir};
+use crate::state::{Item, StateDir, StateError};
 
 /// Between two attempts to reach a node that does not answer: at first, at most while nobody else is known, and at most.
 const RETRY: (Duration, Duration, Duration) =
@@ -104,48 +106,62 @@ async fn until_it_may_be_back(directory: &Directory, pause: Duration) {
     }
 }
 
-/// Writes the first hops in use to the state directory whenever they change.
-pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receiver<Vec<NodeId>>) {
-    while guards.changed().await.is_ok() {
-        let bytes: Vec<u8> = guards.borrow_and_update().iter().flat_map(|node| node.0).collect();
-        let state = Arc::clone(&state);
-        let written = tokio::task::spawn_blocking(move || state.replace(Item::Guards, &bytes)).await;
-        if let Ok(Err(error)) = written {
-            // The node goes on with the guards that it has; only a restart would draw others.
-            warn!(%error, "the first hops could not be kept");
-        }
-    }
-}
-
-/// Writes the phonebook to the state directory.
-pub(super) struct BookKeeper {
+/// Writes first hops and phonebook to the state directory.
+pub(super) struct Keeper {
     state: Arc<StateDir>,
     directory: Directory,
-    /// An older phonebook must not be written over a newer one.
-    turn: Mutex<()>,
+    /// The first hops that are written. Whoever writes holds it: nothing older must be written over what is newer.
+    turn: Mutex<Guards>,
 }
 
-impl BookKeeper {
-    pub(super) fn new(state: Arc<StateDir>, directory: Directory) -> Self {
-        Self { state, directory, turn: Mutex::new(()) }
+impl Keeper {
+    /// For a node that has begun with what `state` holds, these first hops among it.
+    pub(super) fn new(state: Arc<StateDir>, directory: Directory, written: Guards) -> Self {
+        Self { state, directory, turn: Mutex::new(written) }
     }
 
-    /// Writes it if it has changed.
+    /// Writes what has changed.
     pub(super) async fn save(&self) {
-        let _turn = self.turn.lock().await;
+        let mut written = self.turn.lock().await;
+        self.save_guards(&mut written).await;
         let Some(bytes) = self.directory.keep().await else { return };
-        let state = Arc::clone(&self.state);
-        let written = tokio::task::spawn_blocking(move || state.replace(Item::Phonebook, &bytes)).await;
-        if let Ok(Err(error)) = written {
+        if let Err(error) = self.write(Item::Phonebook, bytes).await {
             warn!(%error, "the phonebook could not be kept");
         }
     }
 
-    /// Writes it from time to time.
+    async fn save_guards(&self, written: &mut Guards) {
+        let guards = self.directory.guards().borrow().clone();
+        if guards == *written {
+            return;
+        }
+        match self.write(Item::Guards, Zeroizing::new(guards.to_bytes().to_vec())).await {
+            Ok(()) => *written = guards,
+            // The node goes on with the guards that it has; only a restart would draw others.
+            Err(error) => warn!(%error, "the first hops could not be kept"),
+        }
+    }
+
+    async fn write(&self, item: Item, bytes: Zeroizing<Vec<u8>>) -> Result<(), StateError> {
+        let state = Arc::clone(&self.state);
+        tokio::task::spawn_blocking(move || state.replace(item, &bytes)).await.unwrap_or(Ok(()))
+    }
+
+    /// Writes the first hops whenever they change, and the phonebook from time to time.
     pub(super) async fn run(self: Arc<Self>, every: Duration) {
+        let mut guards = self.directory.guards();
+        let mut due = Instant::now() + every;
         loop {
-            sleep(every).await;
-            self.save().await;
+            tokio::select! {
+                () = sleep_until(due) => {
+                    self.save().await;
+                    due = Instant::now() + every;
+                }
+                changed = guards.changed() => match changed {
+                    Ok(()) => self.save_guards(&mut *self.turn.lock().await).await,
+                    Err(_) => return,
+                },
+            }
         }
     }
 }

@@ -58,8 +58,8 @@ struct Inner {
     started: tokio::time::Instant,
     clock: WallClock,
     intervals: Intervals,
-    /// Who stores the phonebook, if somebody does.
-    keeping: std::sync::Mutex<Option<Arc<keeper::BookKeeper>>>,
+    /// Who stores first hops and phonebook, if somebody does.
+    keeping: std::sync::Mutex<Option<Arc<keeper::Keeper>>>,
     traffic: Arc<crate::engine::traffic::Traffic>,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
@@ -143,15 +143,12 @@ impl Node {
         Answers::send(self.clone(), target, request.to_vec(), options).await
     }
 
-    /// Keeps what should survive a restart in `state`, which stays locked until the node is shut down.
-    fn keep(&self, state: Option<Arc<crate::state::StateDir>>) {
-        let Some(state) = state else { return };
+    /// Keeps what should survive a restart in `state`, which holds `guards` and stays locked until the node is shut down.
+    fn keep(&self, state: Arc<crate::state::StateDir>, guards: bulbil_core::phonebook::Guards) {
         let inner = &self.inner;
-        let guards = keeper::keep_guards(Arc::clone(&state), inner.directory.guards());
-        let keeper = Arc::new(keeper::BookKeeper::new(state, inner.directory.clone()));
+        let keeper = Arc::new(keeper::Keeper::new(state, inner.directory.clone(), guards));
         *inner.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&keeper));
         let mut tasks = inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        tasks.spawn(guards);
         tasks.spawn(keeper.run(inner.intervals.save));
     }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::exchange::{Held, TestLoad};
+pub(crate) use bulbil_core::phonebook::steward::Teller;
 use bulbil_core::phonebook::{
-    ClockVerdict, Grouping, HopCount, IsolationKey, LastHop, PathError, Strictness, Test, VerifiedDescriptor,
+    ClockVerdict, Grouping, Guards, HopCount, IsolationKey, LastHop, PathError, Strictness, Test, VerifiedDescriptor,
 };
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::{NodeId, OnionKey, UnixTime};
@@ -64,15 +65,6 @@ pub(crate) struct Wanted {
     pub strictness: Strictness,
     pub avoid: Vec<NodeId>,
     pub isolation: Option<IsolationKey>,
-}
-
-/// From whom descriptors come that this node was not shown on a link.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Teller {
-    /// The node at this address, asked in an exchange.
-    Peer(SocketAddr),
-    /// Its own node, through somebody's circuit.
-    Announced,
 }
 
 /// Which part of the phonebook is passed on.
@@ -131,7 +123,7 @@ pub(crate) struct Settings {
     /// For how long the paths of one isolation key are kept.
     pub reuse: Duration,
     /// The first hops that were used before a restart.
-    pub guards: Vec<NodeId>,
+    pub guards: Guards,
     /// The phonebook of before a restart.
     pub stored: Option<Stored>,
     pub grouping: Grouping,
@@ -148,7 +140,7 @@ pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
     doubts: Arc<watch::Sender<u64>>,
-    guards: watch::Receiver<Vec<NodeId>>,
+    guards: watch::Receiver<Guards>,
     jumps: watch::Receiver<u64>,
     tallies: Arc<Mutex<Tallies>>,
 }
@@ -177,8 +169,8 @@ impl Directory {
         answer.await.ok()
     }
 
-    /// The first hops in use, to be kept over a restart.
-    pub(crate) fn guards(&self) -> watch::Receiver<Vec<NodeId>> {
+    /// The first hops, to be kept over a restart.
+    pub(crate) fn guards(&self) -> watch::Receiver<Guards> {
         self.guards.clone()
     }
 
