@@ -38,7 +38,8 @@ pub use path::{
 };
 pub use sample::{SAMPLE_MAX, Sample};
 pub use shelves::{
-    BUCKET, BUCKETS_PER_GROUP, BUCKETS_PER_SOURCE, BookKey, NEW_PLACES, SWAPS_MAX, Shelves, TRIED_PLACES,
+    BUCKET, BUCKETS_PER_GROUP, BUCKETS_PER_SOURCE, BookKey, GROUP_SHARE, NEW_PLACES, SWAPS_MAX, Shelves, TRIED_PER_IP,
+    TRIED_PLACES,
 };
 pub use storage::{ANCHORS_MAX, Anchors, StorageError, StoredBook, StoredEntry};
 pub use verified::{DescriptorError, VerifiedDescriptor};

@@ -4,7 +4,8 @@
 //! relays between them: each uniformly among the nodes that are allowed there. Nodes that would leave too few relays
 //! for the rest are not allowed as last hop, so a draw never ends in a blind alley.
 //!
-//! Nodes that were only heard of are drawn as long as too few were met (section 18.7), and on a constrained node never.
+//! Nodes that were only heard of are drawn as long as too few were met (section 18.7), and for a hop for which nobody else is left; on a
+//! constrained node never.
 
 use core::borrow::Borrow;
 use core::net::SocketAddr;
@@ -295,6 +296,15 @@ enum Groups {
 pub(super) struct Scopes {
     pub(super) relays: Scope,
     last: Scope,
+    /// From all, for a hop for which these have nobody. (Not the first: guards are drawn beforehand.)
+    widened: bool,
+}
+
+impl Scopes {
+    /// Where somebody is in the end looked for, in place of `scope`.
+    const fn reach(self, scope: Scope) -> Scope {
+        if self.widened { Scope::All } else { scope }
+    }
 }
 
 impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
@@ -339,7 +349,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
     /// From where to draw for `request`: only from nodes that were met if there are enough of them (section 18.7).
     pub(super) fn scopes(&self, request: &PathRequest<'_>) -> Scopes {
         if self.is_constrained() {
-            return Scopes { relays: Scope::Tried, last: Scope::Tried };
+            return Scopes { relays: Scope::Tried, last: Scope::Tried, widened: false };
         }
         let scope = |enough: bool| if enough { Scope::Tried } else { Scope::All };
         let relays = self.choices(Scope::Tried).filter(|choice| request.can_relay(choice));
@@ -348,7 +358,20 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         Scopes {
             relays: scope(relays.take(TRIED_RELAYS_MIN).count() == TRIED_RELAYS_MIN),
             last: scope(last.take(last_min).count() == last_min),
+            widened: false,
         }
+    }
+
+    /// One of those in `scope` that are allowed, or if that has none and `scopes` are widened, of all; each with the same probability.
+    fn draw_within<R: CryptoRng + ?Sized>(
+        &self,
+        scopes: Scopes,
+        scope: Scope,
+        allowed: impl Fn(&Choice<'_, C>) -> bool,
+        rng: &mut R,
+    ) -> Option<Choice<'_, C>> {
+        let narrow = self.draw_choice(scope, &allowed, rng);
+        narrow.or_else(|| if scopes.widened { self.draw_choice(Scope::All, allowed, rng) } else { None })
     }
 
     /// Draws a path. The first of several hops is one of `guards`, which are drawn and replaced as [`Guards`] says.
@@ -369,11 +392,13 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
             Strictness::Ignore => &[Groups::Any],
             Strictness::Prefer => &[Groups::Distinct, Groups::DistinctWherePossible],
         };
-        let everywhere = Scopes { relays: Scope::All, last: Scope::All };
-        let further = (!self.is_constrained() && scopes != everywhere).then_some(everywhere);
+        let narrow = scopes.relays == Scope::Tried || scopes.last == Scope::Tried;
+        let widened = (!self.is_constrained() && narrow).then_some(Scopes { widened: true, ..scopes });
         let mut result = Err(PathError::NoLastHop);
-        for scopes in [scopes].into_iter().chain(further) {
-            for &groups in groups {
+        // Different groups count for more than having met: hops of one group may all be one owner's, and to have met somebody says only
+        // that it answers.
+        for &groups in groups {
+            for scopes in [scopes].into_iter().chain(widened) {
                 result = self.attempt(request, groups, scopes, &guards, rng);
                 if result.is_ok() {
                     return result;
@@ -391,13 +416,14 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         guards: &[Choice<'_, C>],
         rng: &mut R,
     ) -> Result<Path, PathError> {
-        let last_hops = self.choices(scopes.last).filter(|choice| request.can_be_last(choice));
-        let can_relay = |choice: &Choice<'_, C>| choice.is_in(scopes.relays) && request.can_relay(choice);
+        let (all_last, all_relays) = (scopes.reach(scopes.last), scopes.reach(scopes.relays));
+        let last_hops = self.choices(all_last).filter(|choice| request.can_be_last(choice));
+        let can_relay = |choice: &Choice<'_, C>| choice.is_in(all_relays) && request.can_relay(choice);
         let needed = request.hops.value() - 1;
         let must_differ = groups == Groups::Distinct;
 
         if last_hops.clone().next().is_none() {
-            let mut any = self.choices(scopes.last);
+            let mut any = self.choices(all_last);
             return Err(match request.last {
                 LastHop::Exit { port: Some(port) } if any.any(|choice| choice.entry.has(Flag::Exit)) => {
                     PathError::NoExitForPort(port)
@@ -410,7 +436,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         // Beyond one more than the hops before the last, further relays and groups change nothing.
         let mut relays_known = 0;
         let mut relay_groups: Vec<NetworkGroup, PATH_MAX> = Vec::new();
-        for relay in self.choices(scopes.relays).filter(|choice| request.can_relay(choice)) {
+        for relay in self.choices(all_relays).filter(|choice| request.can_relay(choice)) {
             relays_known += 1;
             if relay_groups.len() <= needed && !relay_groups.contains(&relay.group()) {
                 relay_groups.push(relay.group()).expect("at most as many groups as hops");
@@ -446,7 +472,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
                 && (needed == 0 || guards.iter().any(|guard| fits(guard, last)))
         };
         // With two usable guards, which `Guards` sees to if there are two relays, only groups can stand in the way.
-        let last = self.draw_choice(scopes.last, with_guard, rng).ok_or(PathError::GuardsInGroup)?;
+        let last = self.draw_within(scopes, scopes.last, with_guard, rng).ok_or(PathError::GuardsInGroup)?;
 
         let mut before_last: Vec<Choice<'_, C>, PATH_MAX> = Vec::new();
         for position in 0..needed {
@@ -458,7 +484,8 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
                 if position == 0 {
                     draw(guards.iter().copied().filter(allowed), rng)
                 } else {
-                    self.draw_choice(scopes.relays, |choice| request.can_relay(choice) && allowed(choice), rng)
+                    let allowed = |choice: &Choice<'_, C>| request.can_relay(choice) && allowed(choice);
+                    self.draw_within(scopes, scopes.relays, allowed, rng)
                 }
             };
             let choice = match groups {

@@ -270,6 +270,56 @@ fn whom_to_use_is_widened_rather_than_finding_nothing() {
 }
 
 #[test]
+fn whoever_was_met_gives_way_to_another_group_but_never_the_first_hop() {
+    // Eight relays were met in two groups, and two exits in a third; others were heard of, in groups of their own.
+    let relays = (0..8).map(|n| in_group(descriptor(n), 1 + n as u8 % 2));
+    let exits = (90..92).map(|n| in_group(web_exit(n), 3));
+    let mut room = room_with(relays.chain(exits));
+    let hops = |room: &mut Room, request: &PathRequest<'_>, seed| {
+        let path = room.book().choose_path(request, &mut Guards::new(), &mut rng(seed)).unwrap();
+        let mut groups: StdVec<_> = path.hops().iter().map(|hop| NetworkGroup::from(hop.address.ip())).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let book = room.book();
+        (groups.len(), path.hops().iter().map(|hop| book.entry_of(hop).unwrap().is_tried()).collect::<StdVec<_>>())
+    };
+    let wanted = request(4, ANY_EXIT);
+    assert!((0..20).all(|seed| hops(&mut room, &wanted, seed) == (3, std::vec![true; 4])), "nobody else is known");
+    (100..130).for_each(|number| hear_of(&mut room, in_group(descriptor(number), 3)));
+    assert!((0..20).all(|seed| hops(&mut room, &wanted, seed) == (3, std::vec![true; 4])), "they would be no better");
+    (200..300).for_each(|number| hear_of(&mut room, relay_and_exit(number)));
+    for strictness in [Strictness::Prefer, Strictness::Require] {
+        for seed in 0..100 {
+            let (groups, met) = hops(&mut room, &PathRequest { strictness, ..wanted }, seed);
+            assert_eq!(groups, 4);
+            assert!(met[0], "an attacker who fills `new` is no first hop");
+            assert_eq!(met.iter().filter(|met| !**met).count(), 1, "and on the path only where there is no other way");
+            assert!(met[3], "there are exits that were met");
+        }
+    }
+    let ignore = PathRequest { strictness: Strictness::Ignore, ..wanted };
+    assert!((0..50).all(|seed| hops(&mut room, &ignore, seed).1 == [true; 4]));
+    // One relay more of a fourth group, and all of it is the way it was.
+    room.book().insert(shared(in_group(descriptor(8), 4)), Source::Met, NOW).unwrap();
+    let all_met = (0..100).filter(|&seed| hops(&mut room, &wanted, seed) == (4, std::vec![true; 4])).count();
+    assert_eq!(all_met, 100);
+}
+
+#[test]
+fn a_last_hop_only_heard_of_is_taken_for_its_group_and_guards_stay() {
+    // All that was met is in one group, so the last hop has to be another one.
+    let mut room = room_with((0..9).map(|n| in_group(relay_and_exit(n), 1)));
+    (100..200).for_each(|number| hear_of(&mut room, relay_and_exit(number)));
+    let mut guards = Guards::new();
+    for seed in 0..100 {
+        let path = room.book().choose_path(&request(4, ANY_EXIT), &mut guards, &mut rng(seed)).unwrap();
+        let met: StdVec<_> = path.hops().iter().map(|hop| room.book().entry_of(hop).unwrap().is_tried()).collect();
+        assert_eq!(met, [true, false, false, false]);
+    }
+    assert!(guards.nodes().iter().all(|guard| room.book().get(guard).unwrap().is_tried()));
+}
+
+#[test]
 fn a_constrained_node_uses_only_whom_it_has_met() {
     let mut room = Room::new(0, 32);
     for number in 0..3 {
