@@ -37,6 +37,12 @@ struct Word {
     ahead: i64,
 }
 
+impl Word {
+    const fn agrees(&self) -> bool {
+        self.ahead.unsigned_abs() <= CLOCK_TOLERANCE.as_secs()
+    }
+}
+
 /// The last words about the time from nodes of different network groups. About 720 bytes.
 #[derive(Debug, Default)]
 pub struct PeerClocks {
@@ -84,6 +90,30 @@ impl PeerClocks {
             ClockVerdict::Agrees
         }
     }
+
+    /// Whether nothing should be thrown away on the own clock's word alone. `met` are the groups of the nodes that were met, in any order, each
+    /// as often as it comes.
+    ///
+    /// The doubt is lifted by [`ClockVerdict::Agrees`] only; or, where those that were met are in fewer than [`CLOCK_PEERS_MIN`]
+    /// groups at all, by every one of these groups having agreed and nobody having said otherwise: one peer alone, who may have seen to
+    /// it that he is heard first, lifts it only if there is nobody else.
+    #[must_use]
+    pub fn leave_doubt(&self, met: impl IntoIterator<Item = NetworkGroup>) -> bool {
+        match self.verdict() {
+            ClockVerdict::Agrees => false,
+            ClockVerdict::Off { .. } => true,
+            ClockVerdict::Unknown => {
+                let mut groups: heapless::Vec<NetworkGroup, { CLOCK_PEERS_MIN - 1 }> = heapless::Vec::new();
+                for group in met {
+                    if !groups.contains(&group) && groups.push(group).is_err() {
+                        return true;
+                    }
+                }
+                let was_heard = |group: &NetworkGroup| self.words.iter().any(|word| word.group == *group);
+                groups.is_empty() || !groups.iter().all(was_heard) || !self.words.iter().all(Word::agrees)
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +146,29 @@ mod tests {
         // Half of them is not enough.
         assert_eq!(verdict(&[9000, 9000, 0, 0]), ClockVerdict::Agrees);
         assert_eq!(verdict(&[9000, 8000, 7000, 0]), ClockVerdict::Off { seconds: 7000, peers: 4 });
+    }
+
+    #[test]
+    fn the_doubt_is_lifted_by_a_verdict_or_by_all_that_there_are() {
+        let group = |number: u8| NetworkGroup::V4([number, 0]);
+        let leave_doubt = |ahead: &[i64], met: &[u8]| {
+            let mut clocks = PeerClocks::new();
+            ahead.iter().zip(1..).for_each(|(&ahead, number)| hear(&mut clocks, number, ahead));
+            clocks.leave_doubt(met.iter().map(|&number| group(number)))
+        };
+        assert!(leave_doubt(&[], &[]) && leave_doubt(&[], &[1]));
+        assert!(leave_doubt(&[0], &[]), "whoever spoke was not met");
+        // One that agrees is enough only where nobody else is known.
+        assert!(!leave_doubt(&[600], &[1]) && !leave_doubt(&[-600], &[1, 1, 1]));
+        assert!(leave_doubt(&[601], &[1]) && leave_doubt(&[-601], &[1]));
+        assert!(leave_doubt(&[0], &[1, 2]) && leave_doubt(&[0], &[2]) && leave_doubt(&[0], &[1, 2, 3, 4]));
+        assert!(!leave_doubt(&[0, 0], &[1, 2, 2, 1]) && !leave_doubt(&[0, 0], &[2]));
+        assert!(leave_doubt(&[0, 0], &[1, 2, 3]), "the third has yet to speak");
+        // Somebody says otherwise, met or not.
+        assert!(leave_doubt(&[0, 9000], &[1, 2]) && leave_doubt(&[0, 9000], &[1]));
+        // A verdict decides, whoever was met.
+        assert!(!leave_doubt(&[0, 0, 9000], &[]) && !leave_doubt(&[0, 0, 0], &[1, 2, 3, 4, 5]));
+        assert!(leave_doubt(&[0, 9000, 9000], &[1]));
     }
 
     #[test]

@@ -1,60 +1,138 @@
-//! Guards: the few relays that a node's paths begin with.
+//! Guards: the few relays that a node's paths begin with, `PROTOCOL.md` section 11.
 //!
 //! A client that drew a new first hop for every path would sooner or later begin one at an attacker's relay. With a few
-//! first hops that stay, it most likely never does.
+//! first hops that stay, it most likely never does. So that they stay, a guard that cannot be used is waited for: others are used
+//! meanwhile, and it is the first choice again when it is back.
 
 use core::borrow::Borrow;
+use core::time::Duration;
 
 use heapless::Vec;
 use rand_core::CryptoRng;
 
+use super::entry::{Entry, Flag};
 use super::path::{Choice, PathRequest, Scope};
 use super::{NetworkGroup, Phonebook, VerifiedDescriptor};
-use crate::wire::NodeId;
+use crate::wire::{NodeId, Reader, UnixTime, WireError};
 
-/// How many guards a node keeps.
+/// Guards that are in use at a time.
 pub const GUARDS_MAX: usize = 3;
+/// Guards that a node keeps, those included that cannot be used at the moment.
+pub const GUARDS_KEPT_MAX: usize = 8;
+/// Most bytes of [`Guards::to_bytes`].
+pub const GUARDS_LEN_MAX: usize = 1 + GUARDS_KEPT_MAX * STORED_LEN;
+/// A guard that could not be used for so long on end is given up.
+pub const GUARD_PATIENCE: Duration = Duration::from_secs(20 * 86_400);
 
 /// Usable guards that a path needs: with two of them one is left when the other is the path's last hop.
 const USABLE_MIN: usize = 2;
+/// Of the stored list, after which each guard is `node id 32 || unusable since u64`, 0 for one that is usable.
+const FORMAT: u8 = 1;
+const STORED_LEN: usize = 32 + 8;
 
-/// A node's guards. The caller keeps them, over restarts too ([`Guards::nodes`], [`Guards::restore`]).
+/// One of the kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Guard {
+    node: NodeId,
+    unusable_since: Option<UnixTime>,
+}
+
+/// A node's guards, in the order in which they were drawn; the first three that a request can use are the ones in use. The caller keeps the
+/// list, over restarts too ([`Guards::to_bytes`], [`Guards::from_bytes`]). About 400 bytes.
 ///
 /// They are drawn uniformly, from different network groups when there are enough, and from nodes that were met as the rest of
-/// a path is. One that has left the phonebook is
-/// replaced. One that a request avoids, or whose descriptor is not valid at the moment, is passed over and keeps its place
-/// while at least two others are usable; otherwise it is replaced, too.
+/// a path is. One that has left the phonebook, is in dispute, is avoided by a request, or whose descriptor is not valid at the moment, is passed
+/// over and keeps its place. While fewer than two can be used, further ones are drawn and put at the end; if the list is full, for that one
+/// request. Only one that was unusable for [`GUARD_PATIENCE`] leaves ([`Guards::review`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guards {
-    nodes: Vec<NodeId, GUARDS_MAX>,
+    kept: Vec<Guard, GUARDS_KEPT_MAX>,
 }
 
 impl Guards {
     /// No guards yet; the first path draws them.
     #[must_use]
     pub const fn new() -> Self {
-        Self { nodes: Vec::new() }
+        Self { kept: Vec::new() }
     }
 
-    /// The guards of an earlier run: the first three different ones of `nodes`.
+    /// Guards of which nothing is known but who they are: the first eight different ones of `nodes`.
     #[must_use]
     pub fn restore(nodes: impl IntoIterator<Item = NodeId>) -> Self {
         let mut guards = Self::new();
         for node in nodes {
-            if !guards.nodes.contains(&node) && guards.nodes.push(node).is_err() {
+            if !guards.contains(&node) && guards.kept.push(Guard { node, unusable_since: None }).is_err() {
                 break;
             }
         }
         guards
     }
 
-    /// The guards, in the order in which they were drawn.
-    #[must_use]
-    pub fn nodes(&self) -> &[NodeId] {
-        &self.nodes
+    /// The guards of an earlier run: what [`Guards::to_bytes`] wrote, or bare node ids, as they were kept before there were dates.
+    ///
+    /// # Errors
+    /// [`WireError`] if it is neither, or a dated list that names a node twice or more guards than are kept.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
+        // 1 + 40 n is never a multiple of 32.
+        if let (nodes, []) = bytes.as_chunks::<32>() {
+            return Ok(Self::restore(nodes.iter().copied().map(NodeId)));
+        }
+        let mut guards = Self::new();
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != FORMAT {
+            return Err(WireError::UnknownCode);
+        }
+        while reader.remaining() > 0 {
+            let (node, since) = (NodeId(*reader.array()?), reader.u64()?);
+            let guard = Guard { node, unusable_since: (since > 0).then_some(UnixTime(since)) };
+            if guards.contains(&node) || guards.kept.push(guard).is_err() {
+                return Err(WireError::Invalid);
+            }
+        }
+        Ok(guards)
     }
 
-    /// Replaces and adds guards where that is due, from `scope`, and returns those that this request can use.
+    /// The list with its dates, to be kept over a restart.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8, GUARDS_LEN_MAX> {
+        let mut bytes = Vec::new();
+        let mut put = |part: &[u8]| bytes.extend_from_slice(part).expect("sized for a full list");
+        put(&[FORMAT]);
+        for guard in &self.kept {
+            put(&guard.node.0);
+            put(&guard.unusable_since.map_or(0, |since| since.0.max(1)).to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The guards that are kept, in the order in which they were drawn.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeId, GUARDS_KEPT_MAX> {
+        self.kept.iter().map(|guard| guard.node).collect()
+    }
+
+    fn contains(&self, node: &NodeId) -> bool {
+        self.kept.iter().any(|guard| guard.node == *node)
+    }
+
+    /// Notes who cannot be used since when, and gives up who could not be for [`GUARD_PATIENCE`] on end. To be called from time to time, but not
+    /// while the own clock is in doubt, nor before those that are known were given time to show their new descriptors (after a start, or
+    /// when the node was cut off).
+    pub fn review<C: Borrow<VerifiedDescriptor> + Clone>(&mut self, book: &Phonebook<'_, C>, now: UnixTime) {
+        self.kept.retain_mut(|guard| {
+            let usable = |entry: &Entry<C>| entry.has(Flag::Relay) && entry.is_usable() && entry.is_valid_at(now);
+            if book.get(&guard.node).is_some_and(usable) {
+                guard.unusable_since = None;
+                return true;
+            }
+            // A date in the future is of a clock that was wrong.
+            let since = guard.unusable_since.filter(|since| *since <= now).unwrap_or(now);
+            guard.unusable_since = Some(since);
+            now.since(since).is_none_or(|span| span < GUARD_PATIENCE)
+        });
+    }
+
+    /// Those that this request can use, drawn from `scope` where some are missing.
     pub(super) fn usable<'b, C: Borrow<VerifiedDescriptor> + Clone, R: CryptoRng + ?Sized>(
         &mut self,
         book: &'b Phonebook<'_, C>,
@@ -62,34 +140,19 @@ impl Guards {
         scope: Scope,
         rng: &mut R,
     ) -> Vec<Choice<'b, C>, GUARDS_MAX> {
-        let mut usable: Vec<Choice<'b, C>, GUARDS_MAX> = Vec::new();
-        let mut passed_over: Vec<NodeId, GUARDS_MAX> = Vec::new();
-        self.nodes.retain(|node| {
-            let Some(choice) = book.choice_of(node) else { return false };
-            let can = request.can_relay(&choice);
-            let full = if can { usable.push(choice).is_err() } else { passed_over.push(*node).is_err() };
-            debug_assert!(!full, "there are no more guards than places");
-            true
-        });
-        while self.nodes.len() < GUARDS_MAX || usable.len() < USABLE_MIN {
-            let known = &self.nodes;
-            let fresh = |choice: &Choice<'_, C>| request.can_relay(choice) && !choice.is_one_of(known);
+        let choices = self.kept.iter().filter_map(|guard| book.choice_of(&guard.node));
+        let mut usable: Vec<Choice<'b, C>, GUARDS_MAX> =
+            choices.filter(|choice| request.can_relay(choice)).take(GUARDS_MAX).collect();
+        while self.kept.len() < GUARDS_MAX || usable.len() < USABLE_MIN {
+            let known: Vec<NodeId, { GUARDS_KEPT_MAX + GUARDS_MAX }> =
+                self.nodes().into_iter().chain(usable.iter().map(Choice::node)).collect();
+            let fresh = |choice: &Choice<'_, C>| request.can_relay(choice) && !choice.is_one_of(&known);
             let taken = |group: NetworkGroup| usable.iter().any(|guard| guard.group() == group);
             let apart = book.draw_choice(scope, |choice| fresh(choice) && !taken(choice.group()), rng);
             let Some(choice) = apart.or_else(|| book.draw_choice(scope, fresh, rng)) else { break };
-            let place = match passed_over.first() {
-                Some(replaced) if self.nodes.is_full() => self.nodes.iter().position(|node| node == replaced),
-                _ => None,
-            };
-            match place.and_then(|place| self.nodes.get_mut(place)) {
-                Some(place) => {
-                    *place = choice.node();
-                    passed_over.remove(0);
-                }
-                // Not full, or the loop would have ended: a full set has either two usable guards or one passed over.
-                None => self.nodes.push(choice.node()).expect("a place is free"),
-            }
-            usable.push(choice).expect("usable guards are guards");
+            // Without a place it is for this request only.
+            let _full = self.kept.push(Guard { node: choice.node(), unusable_since: None });
+            usable.push(choice).expect("fewer than three are kept, or fewer than two usable");
         }
         usable
     }
@@ -97,7 +160,9 @@ impl Guards {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Card, NOW, Room, card, descriptor, exit, rng, shared, with};
+    use std::collections::BTreeSet;
+
+    use super::super::testing::{Card, NOW, Room, card, descriptor, exit, later, rng, shared, with};
     use super::super::{LastHop, NEW_PLACES, PathRequest, Source, TRIED_PLACES};
     use super::*;
     use crate::wire::PortRange;
@@ -129,45 +194,162 @@ mod tests {
             assert!(drawn.nodes().contains(&path.hops()[0].node));
         }
         assert_eq!(guards, drawn);
-        assert_eq!(Guards::restore(drawn.nodes().iter().copied()), drawn);
-        assert_eq!(Guards::restore(drawn.nodes().iter().chain(drawn.nodes()).copied()), drawn);
-        assert_eq!(Guards::restore((0..9).map(|n| card(n).node())).nodes().len(), GUARDS_MAX);
+        assert_eq!(Guards::restore(drawn.nodes()), drawn);
+        assert_eq!(Guards::restore(drawn.nodes().into_iter().chain(drawn.nodes())), drawn);
+        assert_eq!(Guards::restore((0..20).map(|n| card(n).node())).nodes().len(), GUARDS_KEPT_MAX);
     }
 
-    #[test]
-    fn one_that_left_the_phonebook_is_replaced() {
-        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+    /// First hops of many paths, at `now`.
+    fn first_hops(
+        book: &Phonebook<'_, Card>,
+        guards: &mut Guards,
+        avoid: &[NodeId],
+        now: UnixTime,
+    ) -> BTreeSet<NodeId> {
+        let request = PathRequest { now, ..request(avoid) };
+        (0..60).map(|seed| book.choose_path(&request, guards, &mut rng(seed)).unwrap().hops()[0].node).collect()
+    }
+
+    /// A phonebook of twenty relays, and the three guards that were drawn.
+    fn drawn<'m>(room: &'m mut Room, seed: u64) -> (Phonebook<'m, Card>, Guards, [NodeId; 3]) {
         let mut book = room.book();
         fill(&mut book, 20);
         let mut guards = Guards::new();
-        let mut rng = rng(2);
-        book.choose_path(&request(&[]), &mut guards, &mut rng).unwrap();
-        let [first, second, third] = guards.nodes() else { panic!("three guards") };
-        let (first, second, third) = (*first, *second, *third);
-        book.remove(&second);
-        book.choose_path(&request(&[]), &mut guards, &mut rng).unwrap();
-        assert_eq!(guards.nodes()[..2], [first, third]);
-        assert_eq!(guards.nodes().len(), GUARDS_MAX);
-        assert!(!guards.nodes().contains(&second));
+        book.choose_path(&request(&[]), &mut guards, &mut rng(seed)).unwrap();
+        let nodes = *guards.nodes().as_array().expect("three guards");
+        (book, guards, nodes)
     }
 
     #[test]
-    fn an_avoided_one_is_passed_over_and_replaced_only_in_need() {
+    fn one_that_is_out_of_the_book_is_used_again_when_it_is_back() {
         let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
-        let mut book = room.book();
-        fill(&mut book, 20);
-        let mut guards = Guards::new();
-        let mut rng = rng(3);
-        book.choose_path(&request(&[]), &mut guards, &mut rng).unwrap();
-        let drawn = guards.clone();
-        for _ in 0..50 {
-            let path = book.choose_path(&request(&drawn.nodes()[..1]), &mut guards, &mut rng).unwrap();
-            assert!(drawn.nodes()[1..].contains(&path.hops()[0].node));
-            assert_eq!(guards, drawn);
+        let (mut book, mut guards, three) = drawn(&mut room, 2);
+        let card = book.get(&three[1]).unwrap().card().clone();
+        book.remove(&three[1]);
+        assert_eq!(first_hops(&book, &mut guards, &[], NOW), BTreeSet::from([three[0], three[2]]));
+        guards.review(&book, NOW);
+        book.insert(card, Source::Met, later(16 * 60)).unwrap();
+        assert_eq!(first_hops(&book, &mut guards, &[], later(16 * 60)), BTreeSet::from(three));
+        guards.review(&book, later(16 * 60));
+        assert_eq!(guards, Guards::restore(three), "no date is left behind");
+    }
+
+    #[test]
+    fn those_that_have_expired_are_used_again_when_they_are_renewed() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let (mut book, mut guards, three) = drawn(&mut room, 3);
+        let day_after = later(2 * 86_400);
+        // All but the three guards have new descriptors.
+        let renew = |book: &mut Phonebook<'_, Card>, renewed: &dyn Fn(&NodeId) -> bool| {
+            let old: Vec<Card, 32> = book.iter().map(|entry| entry.card().clone()).collect();
+            for card in old.iter().filter(|card| renewed(&card.node())) {
+                let mut descriptor = card.descriptor().clone();
+                (descriptor.sequence, descriptor.valid_until) = (2, later(4 * 86_400));
+                book.insert(shared(descriptor), Source::Met, day_after).unwrap();
+            }
+        };
+        renew(&mut book, &|node| !three.contains(node));
+        let others = first_hops(&book, &mut guards, &[], day_after);
+        assert_eq!((others.len(), guards.nodes().len()), (USABLE_MIN, GUARDS_MAX + USABLE_MIN));
+        assert!(others.iter().all(|other| !three.contains(other)));
+        assert_eq!(guards.nodes()[..3], three, "none is overwritten");
+        guards.review(&book, day_after);
+        renew(&mut book, &|node| three.contains(node));
+        assert_eq!(first_hops(&book, &mut guards, &[], day_after), BTreeSet::from(three));
+    }
+
+    #[test]
+    fn two_that_fail_a_request_are_passed_over_by_that_request_only() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let (book, mut guards, three) = drawn(&mut room, 4);
+        assert_eq!(first_hops(&book, &mut guards, &three[..1], NOW), BTreeSet::from([three[1], three[2]]));
+        assert_eq!(guards.nodes(), three, "two are enough");
+        let pair = first_hops(&book, &mut guards, &three[..2], NOW);
+        let fourth = *guards.nodes().last().unwrap();
+        assert_eq!((pair, guards.nodes().len()), (BTreeSet::from([three[2], fourth]), 4), "one more is enough");
+        assert_eq!(first_hops(&book, &mut guards, &[], NOW), BTreeSet::from(three));
+        // The next time it is the same one.
+        assert_eq!(first_hops(&book, &mut guards, &three[..2], NOW), BTreeSet::from([three[2], fourth]));
+        assert_eq!(guards.nodes().len(), 4);
+    }
+
+    #[test]
+    fn a_full_list_is_not_overwritten() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let (book, mut guards, _) = drawn(&mut room, 5);
+        while guards.nodes().len() < GUARDS_KEPT_MAX {
+            let avoid = guards.nodes();
+            book.choose_path(&request(&avoid), &mut guards, &mut rng(6)).unwrap();
         }
-        book.choose_path(&request(&drawn.nodes()[..2]), &mut guards, &mut rng).unwrap();
-        assert_eq!(guards.nodes()[1..], drawn.nodes()[1..], "one replacement is enough");
-        assert!(!drawn.nodes().contains(&guards.nodes()[0]));
+        let kept = guards.clone();
+        let spares = first_hops(&book, &mut guards, &kept.nodes(), NOW);
+        assert_eq!(guards, kept);
+        assert!(spares.len() > GUARDS_MAX && spares.iter().all(|spare| !kept.contains(spare)), "drawn each time");
+        assert_eq!(first_hops(&book, &mut guards, &[], NOW), kept.nodes()[..3].iter().copied().collect());
+    }
+
+    #[test]
+    fn one_leaves_after_twenty_days_on_end() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let (mut book, mut guards, three) = drawn(&mut room, 7);
+        let day = |day: u64| later(day * 86_400);
+        let card = |number: u16, until: u64| with(number, |d| (d.sequence, d.valid_until) = (until, day(until)));
+        let number = (1..=20).find(|&number| super::super::testing::node(number) == three[1]).unwrap();
+        for renewed in 1..=20 {
+            if renewed != number {
+                book.insert(card(renewed, 100), Source::Met, NOW).unwrap();
+            }
+        }
+        let mut lasting = exit(99, PortRange::ALL);
+        (lasting.sequence, lasting.valid_until) = (2, day(100));
+        book.insert(shared(lasting), Source::Met, NOW).unwrap();
+        let mut review = |book: &Phonebook<'_, Card>, days: core::ops::Range<u64>| {
+            days.clone().for_each(|at| guards.review(book, day(at)));
+            guards = Guards::from_bytes(&guards.to_bytes()).unwrap();
+            guards.contains(&three[1])
+        };
+        // Nineteen days, one day on which it was back, nineteen days.
+        assert!(review(&book, 2..22));
+        book.insert(card(number, 23), Source::Met, day(22)).unwrap();
+        assert!(review(&book, 22..23));
+        assert!(review(&book, 24..44));
+        // A clock that was set back to before the date, and right again.
+        book.remove(&three[1]);
+        assert!(review(&book, 20..21));
+        assert!(review(&book, 39..40));
+        assert!(!review(&book, 40..41));
+        assert_eq!(guards.nodes(), [three[0], three[2]]);
+        first_hops(&book, &mut guards, &[], day(41));
+        assert_eq!(guards.nodes().len(), GUARDS_MAX, "and another one is drawn");
+    }
+
+    #[test]
+    fn storage_keeps_list_and_dates() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let (mut book, mut guards, three) = drawn(&mut room, 8);
+        book.remove(&three[0]);
+        guards.review(&book, NOW);
+        let bytes = guards.to_bytes();
+        assert_eq!((bytes[0], bytes.len()), (1, 1 + 3 * 40));
+        assert_eq!(bytes[33..41], NOW.0.to_be_bytes());
+        assert_eq!(Guards::from_bytes(&bytes), Ok(guards.clone()));
+        for len in (1..bytes.len()).filter(|len| (len - 1) % 40 != 0 && len % 32 != 0) {
+            assert!(Guards::from_bytes(&bytes[..len]).is_err(), "{len}");
+        }
+        for byte in 0..=255 {
+            let longer: Vec<u8, 122> = bytes.iter().copied().chain([byte]).collect();
+            assert!(Guards::from_bytes(&longer).is_err());
+        }
+        assert_eq!(Guards::from_bytes(&[2]), Err(WireError::UnknownCode));
+        let twice = [&bytes[..], &bytes[1..41]].concat();
+        assert_eq!(Guards::from_bytes(&twice), Err(WireError::Invalid));
+        let nine: std::vec::Vec<u8> =
+            [1].into_iter().chain((0..9).flat_map(|number| [&[number; 32][..], &[0; 8]].concat())).collect();
+        assert!(Guards::from_bytes(&nine[..321]).is_ok() && Guards::from_bytes(&nine).is_err());
+        // Bare ids, as they were before there were dates.
+        assert_eq!(Guards::from_bytes(&three.map(|node| node.0).concat()), Ok(Guards::restore(three)));
+        assert_eq!(Guards::from_bytes(&[]), Ok(Guards::new()));
+        assert!(size_of::<Guards>() <= 400, "{}", size_of::<Guards>());
     }
 
     #[test]
@@ -175,7 +357,7 @@ mod tests {
         let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
         let mut book = room.book();
         let mut early = descriptor(50);
-        early.valid_from = crate::wire::UnixTime(NOW.0 + 1000);
+        early.valid_from = UnixTime(NOW.0 + 1000);
         let early = shared(early);
         let node = early.node();
         fill(&mut book, 5);

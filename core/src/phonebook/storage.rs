@@ -56,7 +56,15 @@ impl Anchors {
         self.nodes.insert(0, node).expect("room was made");
     }
 
-    /// A node has not answered.
+    /// A node has not answered: it is the next to give way. Others than those that have answered do not take its place.
+    pub fn demote(&mut self, node: &NodeId) {
+        if let Some(at) = self.nodes.iter().position(|known| known == node) {
+            let node = self.nodes.remove(at);
+            self.nodes.push(node).expect("it was one of them");
+        }
+    }
+
+    /// A node has left the phonebook.
     pub fn forget(&mut self, node: &NodeId) {
         self.nodes.retain(|known| known != node);
     }
@@ -539,8 +547,13 @@ mod tests {
     fn the_latest_four_are_anchors() {
         let mut anchors = anchors([1, 2, 3, 2, 4, 5]);
         assert_eq!(anchors.nodes(), [5, 4, 2, 3].map(node));
+        anchors.demote(&node(5));
+        anchors.demote(&node(9));
+        assert_eq!(anchors.nodes(), [4, 2, 3, 5].map(node));
+        anchors.note(node(6));
+        assert_eq!(anchors.nodes(), [6, 4, 2, 3].map(node));
         anchors.forget(&node(4));
         anchors.forget(&node(9));
-        assert_eq!(anchors.nodes(), [5, 2, 3].map(node));
+        assert_eq!(anchors.nodes(), [6, 2, 3].map(node));
     }
 }
