@@ -7,7 +7,7 @@ use bulbil_core::client::origin::Reached;
 use bulbil_core::phonebook::{HopCount, Strictness};
 use bulbil_core::wire::{CloseReason, EndReason, Service, Target};
 use bulbil_host::config::Bootstrap;
-use bulbil_host::node::{Node, OpenError, OpenOptions, SendOptions, ServiceCall, Sizes};
+use bulbil_host::node::{Intervals, Node, OpenError, OpenOptions, SendOptions, ServiceCall, Sizes};
 use bulbil_tests::sim::{Behaviour, Heard, Network, Spec, TalkIndex, Wish, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -249,4 +249,27 @@ async fn a_call_that_breaks_off_ends_what_it_served() {
     drop(stream);
     assert_eq!(call.stream.read(&mut heard).await.unwrap(), 0, "the client has gone");
     stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_no_room_for_an_exchange_has_not_failed() {
+    const ASKED: usize = 6;
+    let (calls, mut serving) = mpsc::channel(8);
+    let relay = Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).serve(calls);
+    let relay = relay.start().await.unwrap();
+    let (seldom, often) = (Duration::from_secs(3600), Duration::from_millis(50));
+    let intervals = Intervals { exchange: Some(often), test: seldom, retry: Duration::ZERO, save: seldom };
+    let contact = Bootstrap { address: relay.local_addr().unwrap(), fingerprint: Some(relay.fingerprint()) };
+    let client = Node::builder().sizes(SMALL).intervals(intervals).bootstrap(contact).start().await.unwrap();
+    for (reason, failed) in [(EndReason::Busy, false), (EndReason::Shutdown, true)] {
+        for _ in 0..ASKED {
+            serving.recv().await.unwrap().refuse(reason);
+        }
+        // With the next one the client has heard how all but the last of these ended.
+        let next = serving.recv().await.unwrap();
+        let known = client.known().await.unwrap();
+        assert_eq!(known.iter().all(|known| known.failures > 0), failed, "{reason:?} {known:?}");
+        next.refuse(reason);
+    }
+    stop([client, relay]).await;
 }

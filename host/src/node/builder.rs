@@ -38,7 +38,7 @@ use crate::state::{Item, StateDir};
 /// Without any answer during so many times as long as it takes from exchange to exchange, failures are not counted.
 const LONELY: u32 = 5;
 /// Calls for services that may wait to be taken.
-const CALLS: usize = 32;
+const CALLS: usize = crate::engine::service::PLACES;
 /// Circuits that are built at one time; the others wait.
 const BUILDING: usize = 64;
 

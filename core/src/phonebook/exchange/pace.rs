@@ -41,9 +41,9 @@ pub enum Due {
 /// What came of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exchanged {
-    /// As many descriptors as were wanted: there is more to be had.
+    /// As many descriptors as were wanted, and enough of them new: there is more to be had.
     Full,
-    /// Fewer.
+    /// Fewer, or little that was new.
     Partial,
     /// No answer, or one that was refused; or there was nobody to ask.
     Failed,

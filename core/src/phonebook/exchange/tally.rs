@@ -1,6 +1,8 @@
 //! What was refused of answers, counted by kind.
 
-use crate::phonebook::DescriptorError;
+use crate::phonebook::{CLOCK_TOLERANCE, DescriptorError};
+use crate::wire::descriptor::VALIDITY_GRACE;
+use crate::wire::{Descriptor, UnixTime};
 
 /// Why a descriptor, or the rest of an answer, is not taken. `PROTOCOL.md` section 18.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,7 +22,7 @@ pub enum Refused {
     CutOff,
     /// A descriptor is not signed by its node.
     Signature,
-    /// A descriptor's validity does not hold now.
+    /// A descriptor's validity does not hold now. Nobody's fault unless [`is_validity_fault`].
     Validity,
     /// It is the asker's own. Passed over.
     Own,
@@ -65,6 +67,14 @@ impl From<DescriptorError> for Refused {
             DescriptorError::Signature => Self::Signature,
         }
     }
+}
+
+/// Whether an answerer whose clock may be right would not have passed `descriptor` on at `now`: it is not valid at any time that differs from
+/// ours by less than [`CLOCK_TOLERANCE`], as clocks may without a doubt (`PROTOCOL.md` section 18.5). Otherwise [`Refused::Validity`] is passed over.
+#[must_use]
+pub fn is_validity_fault(descriptor: &Descriptor, now: UnixTime) -> bool {
+    let (earliest, latest) = (now.saturating_sub(CLOCK_TOLERANCE), now.saturating_add(CLOCK_TOLERANCE));
+    descriptor.is_expired_at(earliest) || latest.saturating_add(VALIDITY_GRACE) < descriptor.valid_from
 }
 
 impl core::fmt::Display for Refused {
@@ -136,6 +146,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::testing::descriptor;
     use super::*;
     use crate::wire::WireError;
 
@@ -152,6 +163,25 @@ mod tests {
         for (kind, count) in tally.iter() {
             assert_eq!((count, tally.refused(kind)), (2 * (kind as u64 + 1), count));
         }
+    }
+
+    #[test]
+    fn clocks_may_differ_before_anybody_is_to_blame() {
+        let descriptor = descriptor(1);
+        let (from, until) = (descriptor.valid_from.0, descriptor.valid_until.0);
+        // Sixty seconds of the answerer's grace besides.
+        for (now, fault) in
+            [(from - 661, true), (from - 660, false), (from, false), (until + 660, false), (until + 661, true)]
+        {
+            assert_eq!(is_validity_fault(&descriptor, UnixTime(now)), fault, "{now}");
+        }
+        // One that is valid for a moment only is no exception.
+        let brief = Descriptor { valid_until: UnixTime(from + 1), ..descriptor };
+        for (now, fault) in [(from - 661, true), (from - 660, false), (from + 661, false), (from + 662, true)] {
+            assert_eq!(is_validity_fault(&brief, UnixTime(now)), fault, "{now}");
+        }
+        let forever = Descriptor { valid_from: UnixTime(0), valid_until: UnixTime(u64::MAX), ..brief };
+        assert!(!is_validity_fault(&forever, UnixTime(0)) && !is_validity_fault(&forever, UnixTime(u64::MAX)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
-use bulbil_core::phonebook::exchange::TestLoad;
+use bulbil_core::phonebook::exchange::{Held, TestLoad};
 use bulbil_core::phonebook::{
     ClockVerdict, Grouping, HopCount, IsolationKey, LastHop, PathError, Strictness, Test, VerifiedDescriptor,
 };
@@ -82,8 +82,8 @@ pub(crate) enum Part {
     Epoch,
 }
 
-/// Whether a descriptor is to be left out of a sample.
-pub(crate) type Skip = Box<dyn FnMut(&VerifiedDescriptor) -> bool + Send>;
+/// Descriptors that may be passed on.
+pub(crate) type Presentable = Arc<[Arc<VerifiedDescriptor>]>;
 
 enum Request {
     /// A node that we linked to says what time it is.
@@ -106,13 +106,9 @@ enum Request {
     },
     Whom(oneshot::Sender<Option<NodeId>>),
     Answered(NodeId, bool),
-    Digest(oneshot::Sender<Vec<(NodeId, u64)>>),
-    Sample {
-        part: Part,
-        want: usize,
-        skip: Skip,
-        reply: oneshot::Sender<Vec<Arc<VerifiedDescriptor>>>,
-    },
+    Digest(oneshot::Sender<Vec<Held>>),
+    Joining(HopCount, Strictness, oneshot::Sender<bool>),
+    Presentable(Part, oneshot::Sender<Presentable>),
     Knows(NodeId, oneshot::Sender<bool>),
     Anybody(oneshot::Sender<bool>),
     Known(oneshot::Sender<Vec<Known>>),
@@ -261,14 +257,19 @@ impl Directory {
         self.tell(Request::Answered(node, well));
     }
 
-    /// Everybody's id and sequence number.
-    pub(crate) async fn digest(&self) -> Option<Vec<(NodeId, u64)>> {
+    /// Everybody, as far as filters are concerned.
+    pub(crate) async fn digest(&self) -> Option<Vec<Held>> {
         self.question(Request::Digest).await
     }
 
-    /// Nodes to pass on.
-    pub(crate) async fn sample(&self, part: Part, want: usize, skip: Skip) -> Option<Vec<Arc<VerifiedDescriptor>>> {
-        self.question(|reply| Request::Sample { part, want, skip, reply }).await
+    /// Whether too few were met for any path of so many hops.
+    pub(crate) async fn is_joining(&self, hops: HopCount, strictness: Strictness) -> Option<bool> {
+        self.question(|reply| Request::Joining(hops, strictness, reply)).await
+    }
+
+    /// Nodes to pass on, as of a second ago at most: all, or the epoch's as many as an answer can hold.
+    pub(crate) async fn presentable(&self, part: Part) -> Option<Presentable> {
+        self.question(|reply| Request::Presentable(part, reply)).await
     }
 
     /// Whether a node is known.

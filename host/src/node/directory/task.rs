@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
-use bulbil_core::phonebook::exchange::TestLoad;
+use bulbil_core::phonebook::exchange::{Held, TestLoad, is_joining};
 use bulbil_core::phonebook::{
     Anchors, BookKey, CLOCK_TOLERANCE, CachedPath, ClockVerdict, DescriptorError, Entry, Guards, Inserted, PathCache,
-    PathError, PathRequest, PeerClocks, Refusal, Source, Test, VerifiedDescriptor,
+    PathError, PathRequest, PeerClocks, Refusal, SAMPLE_MAX, Source, Test, VerifiedDescriptor,
 };
 use bulbil_core::wire::{NodeId, UnixTime};
 use rand_core::Rng as _;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::{ChosenHop, Known, Part, Request, Settings, Skip, Tallies, Teller, Wanted};
+use super::{ChosenHop, Known, Part, Presentable, Request, Settings, Tallies, Teller, Wanted};
 use crate::control::book::{Counts, Taken};
 use crate::engine::clock::WallClock;
 use crate::node::control::{self, Book};
@@ -70,6 +70,8 @@ pub(super) async fn run(mut settings: Settings, mut asked: mpsc::UnboundedReceiv
         base: (Instant::now(), clock.now()),
         swept: Instant::now(),
         lonely: settings.lonely,
+        presentable: None,
+        first_in_epoch: None,
         book,
         clock,
         out,
@@ -109,6 +111,9 @@ struct Owner<'m> {
     /// When it was last looked for what has expired.
     swept: Instant,
     lonely: Duration,
+    /// What may be passed on, made since the last look.
+    presentable: Option<Presentable>,
+    first_in_epoch: Option<Presentable>,
     clock: WallClock,
     out: Out,
 }
@@ -146,10 +151,10 @@ impl Owner<'_> {
                 self.fail(&node, now);
             }
             Request::Digest(reply) => {
-                let digest = self.book.iter().map(|entry| (entry.node(), entry.descriptor().sequence));
-                drop(reply.send(digest.collect()));
+                drop(reply.send(self.book.iter().map(Held::from).collect()));
             }
-            Request::Sample { part, want, skip, reply } => drop(reply.send(self.sample(part, want, skip, now))),
+            Request::Joining(hops, strictness, reply) => drop(reply.send(is_joining(&self.book, hops, strictness))),
+            Request::Presentable(part, reply) => drop(reply.send(self.presentable(part, now))),
             Request::Knows(node, reply) => drop(reply.send(self.book.get(&node).is_some())),
             Request::Anybody(reply) => drop(reply.send(self.book.iter().any(Entry::is_tried))),
             Request::Known(reply) => drop(reply.send(self.known())),
@@ -172,6 +177,7 @@ impl Owner<'_> {
 
     /// From time to time: was the clock set, has anything expired?
     fn look(&mut self) {
+        (self.presentable, self.first_in_epoch) = (None, None);
         let (then, at) = self.base;
         let now = self.clock.now();
         let expected = at.saturating_add(then.elapsed());
@@ -326,14 +332,21 @@ impl Owner<'_> {
         one.map(|card| card.node())
     }
 
-    fn sample(&self, part: Part, want: usize, mut skip: Skip, now: UnixTime) -> Vec<Arc<VerifiedDescriptor>> {
-        match part {
-            Part::Random => self.book.sample(want, now, &mut SYSTEM.clone(), skip).map(Arc::clone).collect(),
-            Part::Epoch => {
-                let sample = self.book.epoch_sample(want, now).map(Arc::clone);
-                sample.filter(|card| !skip(card)).collect()
+    /// Strangers may ask as often as they like, so this is made once a second.
+    fn presentable(&mut self, part: Part, now: UnixTime) -> Presentable {
+        let book = &self.book;
+        let place = match part {
+            Part::Random => &mut self.presentable,
+            Part::Epoch => &mut self.first_in_epoch,
+        };
+        let cards = place.get_or_insert_with(|| match part {
+            Part::Random => {
+                let may_be = |entry: &&Entry<_>| entry.is_tried() && !entry.is_disputed() && entry.is_valid_at(now);
+                book.iter().filter(may_be).map(|entry| Arc::clone(entry.card())).collect()
             }
-        }
+            Part::Epoch => book.epoch_sample(SAMPLE_MAX, now).map(Arc::clone).collect(),
+        });
+        Arc::clone(cards)
     }
 
     fn known(&self) -> Vec<Known> {

@@ -3,6 +3,8 @@
 
 mod ask;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -79,6 +81,7 @@ impl Gossip {
         let mut asking = JoinSet::new();
         let mut testing = JoinSet::new();
         let mut lone = false;
+        let mut last = None;
         let (mut idle_since, mut hurried) = (now(), now());
         loop {
             while let Some(due) = pace.poll(now()) {
@@ -89,7 +92,7 @@ impl Gossip {
                         Some(whom) => {
                             let Some(inner) = self.node.upgrade() else { return };
                             let own = self.own.borrow().clone();
-                            asking.spawn(async move { ask::ask(&Node { inner }, whom, own).await });
+                            asking.spawn(async move { ask::ask(&Node { inner }, whom, own, last).await });
                         }
                         None => {
                             lone = true;
@@ -133,7 +136,9 @@ impl Gossip {
                 Some(outcome) = asking.join_next() => {
                     // What failed in the exchange itself is no reason for another one at once.
                     doubts.mark_unchanged();
-                    pace.handle_exchanged(outcome.unwrap_or(Exchanged::Failed), now(), &mut SYSTEM.clone());
+                    let outcome = outcome.unwrap_or(Exchanged::Failed);
+                    last = Some(outcome).filter(|&outcome| outcome != Exchanged::Failed).or(last);
+                    pace.handle_exchanged(outcome, now(), &mut SYSTEM.clone());
                 }
                 Some(_) = testing.join_next() => {}
             }

@@ -1,0 +1,187 @@
+//! Both ends of an exchange, without a network: who is asked over what, what it is told, and who is sent away.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulbil_core::circuit::LinkId;
+use bulbil_core::phonebook::exchange::{
+    Disclosure, Exchanged, FILTER_MAX_LEN, FILTER_NODES_MAX, FilterBuilder, Held, REQUEST_MAX_LEN, Request, Salt,
+    SampleKind, Want,
+};
+use bulbil_core::phonebook::{HopCount, Strictness, VerifiedDescriptor};
+use bulbil_core::wire::{EndReason, NodeId, Service, UnixTime};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::ask::{choose, request};
+use super::{Intervals, Server, serve};
+use crate::control::testing::signed;
+use crate::engine::clock::WallClock;
+use crate::engine::service::{Place, Services};
+use crate::engine::shell::{Shown, unix_time};
+use crate::node::rotation::Signed;
+use crate::node::{Node, Sizes};
+
+/// A node that asks nobody of its own accord, for paths of two hops.
+async fn quiet(clock: WallClock) -> Node {
+    let long = Duration::from_secs(3600);
+    let sizes = Sizes { links: 8, circuits: 16, cells: 1024, onions: 8, origins: 8, replay: 64 };
+    let intervals = Intervals { exchange: None, test: long, retry: long, save: long };
+    let builder = Node::builder().sizes(sizes).intervals(intervals).clock(clock);
+    builder.paths(HopCount::new(2).unwrap(), Strictness::Ignore).start().await.unwrap()
+}
+
+/// One of two relays, on this machine, where nobody listens.
+fn relay(number: usize, hours: u64) -> VerifiedDescriptor {
+    let descriptor = signed(number, |descriptor| {
+        descriptor.addresses = [SocketAddr::from(([127, 0, 0, 1], 1 + number as u16))].into_iter().collect();
+        descriptor.valid_until = UnixTime(unix_time().0 + hours * 3600);
+    });
+    VerifiedDescriptor::verify(descriptor, unix_time()).unwrap()
+}
+
+fn meet(node: &Node, card: &VerifiedDescriptor) {
+    node.inner.directory.show(card.address(), Shown::Descriptor(card));
+}
+
+/// How many hops there are to whom a node asks, and what it tells.
+async fn way(node: &Node, whom: NodeId, serving: bool) -> Option<(usize, Disclosure)> {
+    let way = choose(node, whom, serving).await?;
+    Some((way.path.len(), way.disclosure))
+}
+
+#[tokio::test]
+async fn a_client_shows_its_address_only_while_it_joins() {
+    let clock = WallClock::default();
+    let node = quiet(clock.clone()).await;
+    let (lasting, brief) = (relay(0, 10), relay(1, 1));
+    let whom = lasting.node();
+    assert_eq!(way(&node, whom, false).await, None, "nobody is known");
+    meet(&node, &lasting);
+    assert_eq!(
+        way(&node, whom, false).await,
+        Some((1, Disclosure::Nothing)),
+        "there is no other way to hear of others"
+    );
+    meet(&node, &brief);
+    assert_eq!(way(&node, whom, false).await, Some((2, Disclosure::Half)));
+    assert_eq!(way(&node, whom, true).await, Some((1, Disclosure::All)), "a relay has nothing to hide");
+
+    // The other one's descriptor is not valid any more: there is no path, until it is heard of again.
+    clock.set_ahead(2 * 3600);
+    assert_eq!(way(&node, whom, false).await, None);
+    assert_eq!(way(&node, whom, true).await, Some((1, Disclosure::All)));
+    clock.set_ahead(0);
+    // To whom there is no path, another is asked.
+    assert_eq!(way(&node, NodeId([7; 32]), false).await, Some((2, Disclosure::Half)));
+    node.shutdown().await;
+}
+
+#[test]
+fn requests_tell_what_they_should() {
+    let held: Vec<_> =
+        (0..200u8).map(|number| Held { node: NodeId([number; 32]), sequence: 3, met: number < 100 }).collect();
+    let told = |bytes: &[u8], range: std::ops::Range<usize>| {
+        let request = Request::parse(bytes).unwrap();
+        held[range].iter().filter(|held| request.filter.holds(&held.node, held.sequence)).count()
+    };
+    let (mut met, mut unmet) = (0, 0);
+    for _ in 0..20 {
+        let bytes = request(Disclosure::Half, Want::MAX, held.clone(), None);
+        met += told(&bytes, 0..100);
+        unmet += told(&bytes, 100..200);
+        assert_eq!(Request::parse(&bytes).unwrap().announcement, None);
+    }
+    // Of 2000 each: half and one in nine of the rest; one in nine.
+    assert!((1000..1250).contains(&met) && (100..400).contains(&unmet), "{met} {unmet}");
+    assert_eq!(told(&request(Disclosure::Nothing, Want::MAX, held.clone(), None), 0..200), 0);
+
+    let card = Arc::new(relay(0, 1));
+    let mut bytes = vec![0; 2000];
+    let len = card.descriptor().emit(&mut bytes).unwrap();
+    let own = Signed { bytes: bytes[..len].to_vec(), card: Arc::clone(&card) };
+    let few = Disclosure::Half.want(Some(Exchanged::Partial));
+    let bytes = request(Disclosure::All, few, held.clone(), Some(&own));
+    assert_eq!(told(&bytes, 0..200), 200);
+    let request = Request::parse(&bytes).unwrap();
+    assert!(request.filter.holds(&card.node(), 7), "it has itself");
+    assert_eq!((request.kind, request.want), (SampleKind::Random, few));
+    assert_eq!(request.announced(), Some(Ok(card.descriptor().clone())));
+}
+
+/// A conversation with a node's phonebook: the asker's end, and how it is ended if not by an answer.
+struct Call {
+    stream: DuplexStream,
+    ended: oneshot::Receiver<EndReason>,
+    _place: Arc<Place>,
+}
+
+fn call(services: &Services) -> Call {
+    let (end, ended) = oneshot::channel();
+    let end = std::sync::Mutex::new(Some(end));
+    let fail = move |reason, _| drop(end.lock().unwrap().take().map(|end| end.send(reason)));
+    let (stream, place) = services.begin(Service::Phonebook, LinkId::new(1, 1), Arc::new(fail)).unwrap();
+    Call { stream, ended, _place: place }
+}
+
+/// What a node answers to those who call.
+fn serving(node: &Node) -> (Services, tokio::task::JoinHandle<()>) {
+    let inner = &node.inner;
+    let (calls, called) = mpsc::channel(8);
+    let server = Server {
+        directory: inner.directory.clone(),
+        workers: inner.workers.clone(),
+        own: watch::channel(None).1,
+        clock: inner.clock.clone(),
+    };
+    (Services::new(Some(calls)), tokio::spawn(serve(server, called)))
+}
+
+#[tokio::test]
+async fn whoever_says_nothing_is_sent_away_soon() {
+    let node = quiet(WallClock::default()).await;
+    let (services, serving) = serving(&node);
+    // From here on time passes only while everybody waits.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    for part in [&b""[..], &[1, 1, 128, 0, 0]] {
+        let mut slow = call(&services);
+        slow.stream.write_all(part).await.unwrap();
+        assert_eq!(slow.ended.await, Ok(EndReason::TimedOut));
+    }
+    let silent = begun.elapsed();
+    assert!((Duration::from_secs(10)..Duration::from_secs(11)).contains(&silent), "{silent:?}");
+    tokio::time::resume();
+    drop(services);
+    serving.await.unwrap();
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn answers_leave_out_what_the_asker_has() {
+    let node = quiet(WallClock::default()).await;
+    let cards = [relay(0, 1), relay(1, 1)];
+    cards.iter().for_each(|card| meet(&node, card));
+    let (services, serving) = serving(&node);
+    for kind in [SampleKind::Random, SampleKind::Epoch] {
+        for (has, count) in [(&[][..], 2), (&cards[..1], 1), (&cards[1..], 1), (&cards[..], 0)] {
+            // Much longer than it has to be: it makes no mistakes.
+            let mut bits = [0; FILTER_MAX_LEN];
+            let mut filter = FilterBuilder::new(Salt([1; 8]), FILTER_NODES_MAX, &mut bits);
+            has.iter().for_each(|card| filter.insert(&card.node(), 7));
+            let request = Request { kind, want: Want::MAX, filter: filter.finish(), announcement: None };
+            let mut bytes = vec![0; REQUEST_MAX_LEN];
+            let len = request.emit(&mut bytes).unwrap();
+            let mut asking = call(&services);
+            asking.stream.write_all(&bytes[..len]).await.unwrap();
+            asking.stream.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            asking.stream.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer[..2], [1, count], "{kind:?}");
+        }
+    }
+    drop(services);
+    serving.await.unwrap();
+    node.shutdown().await;
+}
