@@ -26,19 +26,30 @@ pub const GUARD_PATIENCE: Duration = Duration::from_secs(20 * 86_400);
 
 /// Usable guards that a path needs: with two of them one is left when the other is the path's last hop.
 const USABLE_MIN: usize = 2;
-/// Of the stored list, after which each guard is `node id 32 || unusable since u64`, 0 for one that is usable.
+/// Of the stored list, after which each guard is `node id 32 || unusable since u32`, 0 for one that is usable.
 const FORMAT: u8 = 1;
-const STORED_LEN: usize = 32 + 8;
+const STORED_LEN: usize = 32 + 4;
 
 /// One of the kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Guard {
     node: NodeId,
-    unusable_since: Option<UnixTime>,
+    /// Unix seconds, 0 for one that is usable: constrained nodes keep guards too.
+    unusable_since: u32,
+}
+
+impl Guard {
+    const fn usable(node: NodeId) -> Self {
+        Self { node, unusable_since: 0 }
+    }
+
+    const fn unusable_since(&self) -> Option<UnixTime> {
+        if self.unusable_since == 0 { None } else { Some(UnixTime(self.unusable_since as u64)) }
+    }
 }
 
 /// A node's guards, in the order in which they were drawn; the first three that a request can use are the ones in use. The caller keeps the
-/// list, over restarts too ([`Guards::to_bytes`], [`Guards::from_bytes`]). About 400 bytes.
+/// list, over restarts too ([`Guards::to_bytes`], [`Guards::from_bytes`]). About 300 bytes.
 ///
 /// They are drawn uniformly, from different network groups when there are enough, and from nodes that were met as the rest of
 /// a path is. One that has left the phonebook, is in dispute, is avoided by a request, or whose descriptor is not valid at the moment, is passed
@@ -61,7 +72,7 @@ impl Guards {
     pub fn restore(nodes: impl IntoIterator<Item = NodeId>) -> Self {
         let mut guards = Self::new();
         for node in nodes {
-            if !guards.contains(&node) && guards.kept.push(Guard { node, unusable_since: None }).is_err() {
+            if !guards.contains(&node) && guards.kept.push(Guard::usable(node)).is_err() {
                 break;
             }
         }
@@ -73,7 +84,7 @@ impl Guards {
     /// # Errors
     /// [`WireError`] if it is neither, or a dated list that names a node twice or more guards than are kept.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WireError> {
-        // 1 + 40 n is never a multiple of 32.
+        // 1 + 36 n is never a multiple of 32.
         if let (nodes, []) = bytes.as_chunks::<32>() {
             return Ok(Self::restore(nodes.iter().copied().map(NodeId)));
         }
@@ -83,9 +94,8 @@ impl Guards {
             return Err(WireError::UnknownCode);
         }
         while reader.remaining() > 0 {
-            let (node, since) = (NodeId(*reader.array()?), reader.u64()?);
-            let guard = Guard { node, unusable_since: (since > 0).then_some(UnixTime(since)) };
-            if guards.contains(&node) || guards.kept.push(guard).is_err() {
+            let guard = Guard { node: NodeId(*reader.array()?), unusable_since: reader.u32()? };
+            if guards.contains(&guard.node) || guards.kept.push(guard).is_err() {
                 return Err(WireError::Invalid);
             }
         }
@@ -100,7 +110,7 @@ impl Guards {
         put(&[FORMAT]);
         for guard in &self.kept {
             put(&guard.node.0);
-            put(&guard.unusable_since.map_or(0, |since| since.0.max(1)).to_be_bytes());
+            put(&guard.unusable_since.to_be_bytes());
         }
         bytes
     }
@@ -122,12 +132,12 @@ impl Guards {
         self.kept.retain_mut(|guard| {
             let usable = |entry: &Entry<C>| entry.has(Flag::Relay) && entry.is_usable() && entry.is_valid_at(now);
             if book.get(&guard.node).is_some_and(usable) {
-                guard.unusable_since = None;
+                guard.unusable_since = 0;
                 return true;
             }
             // A date in the future is of a clock that was wrong.
-            let since = guard.unusable_since.filter(|since| *since <= now).unwrap_or(now);
-            guard.unusable_since = Some(since);
+            let since = guard.unusable_since().filter(|since| *since <= now).unwrap_or(now);
+            guard.unusable_since = u32::try_from(since.0.max(1)).unwrap_or(u32::MAX);
             now.since(since).is_none_or(|span| span < GUARD_PATIENCE)
         });
     }
@@ -151,7 +161,7 @@ impl Guards {
             let apart = book.draw_choice(scope, |choice| fresh(choice) && !taken(choice.group()), rng);
             let Some(choice) = apart.or_else(|| book.draw_choice(scope, fresh, rng)) else { break };
             // Without a place it is for this request only.
-            let _full = self.kept.push(Guard { node: choice.node(), unusable_since: None });
+            let _full = self.kept.push(Guard::usable(choice.node()));
             usable.push(choice).expect("fewer than three are kept, or fewer than two usable");
         }
         usable
@@ -330,26 +340,26 @@ mod tests {
         book.remove(&three[0]);
         guards.review(&book, NOW);
         let bytes = guards.to_bytes();
-        assert_eq!((bytes[0], bytes.len()), (1, 1 + 3 * 40));
-        assert_eq!(bytes[33..41], NOW.0.to_be_bytes());
+        assert_eq!((bytes[0], bytes.len()), (1, 1 + 3 * 36));
+        assert_eq!(bytes[33..37], (NOW.0 as u32).to_be_bytes());
         assert_eq!(Guards::from_bytes(&bytes), Ok(guards.clone()));
-        for len in (1..bytes.len()).filter(|len| (len - 1) % 40 != 0 && len % 32 != 0) {
+        for len in (1..bytes.len()).filter(|len| (len - 1) % 36 != 0 && len % 32 != 0) {
             assert!(Guards::from_bytes(&bytes[..len]).is_err(), "{len}");
         }
         for byte in 0..=255 {
-            let longer: Vec<u8, 122> = bytes.iter().copied().chain([byte]).collect();
+            let longer: Vec<u8, 110> = bytes.iter().copied().chain([byte]).collect();
             assert!(Guards::from_bytes(&longer).is_err());
         }
         assert_eq!(Guards::from_bytes(&[2]), Err(WireError::UnknownCode));
-        let twice = [&bytes[..], &bytes[1..41]].concat();
+        let twice = [&bytes[..], &bytes[1..37]].concat();
         assert_eq!(Guards::from_bytes(&twice), Err(WireError::Invalid));
         let nine: std::vec::Vec<u8> =
-            [1].into_iter().chain((0..9).flat_map(|number| [&[number; 32][..], &[0; 8]].concat())).collect();
-        assert!(Guards::from_bytes(&nine[..321]).is_ok() && Guards::from_bytes(&nine).is_err());
+            [1].into_iter().chain((0..9).flat_map(|number| [&[number; 32][..], &[0; 4]].concat())).collect();
+        assert!(Guards::from_bytes(&nine[..289]).is_ok() && Guards::from_bytes(&nine).is_err());
         // Bare ids, as they were before there were dates.
         assert_eq!(Guards::from_bytes(&three.map(|node| node.0).concat()), Ok(Guards::restore(three)));
         assert_eq!(Guards::from_bytes(&[]), Ok(Guards::new()));
-        assert!(size_of::<Guards>() <= 400, "{}", size_of::<Guards>());
+        assert!(size_of::<Guards>() <= 296, "{}", size_of::<Guards>());
     }
 
     #[test]
