@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use bulbil_tests::metropolis::tables::churn::Habit;
+use bulbil_tests::metropolis::tables::eclipse::Attack;
 use bulbil_tests::metropolis::tables::{bits, churn, eclipse, joins, memory_peak};
 
 fn main() {
@@ -73,12 +74,24 @@ fn main() {
     if wanted("eclipse") {
         println!("\n## The price of an eclipse\n");
         eclipse::head(&mut print);
-        let honest = if quick { 150 } else { 2_000 };
-        let attackers: &[(usize, usize)] = if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 100)] };
-        for &(addresses, groups) in attackers {
+        let attack = |honest, nodes, addresses, groups, in_turn| Attack { honest, nodes, addresses, groups, in_turn };
+        let attacks: &[Attack] = if quick {
+            &[attack(150, 40, 40, 4, true), attack(60, 100, 1, 1, false)]
+        } else {
+            &[
+                attack(2_000, 100, 100, 4, true),
+                attack(2_000, 1_000, 1_000, 4, false),
+                attack(2_000, 1_000, 1_000, 100, true),
+                attack(2_000, 100, 1, 1, false),
+                attack(100, 100, 1, 1, true),
+                attack(100, 50, 50, 4, true),
+                attack(50, 50, 50, 50, true),
+            ]
+        };
+        for &attack in attacks {
             let since = Instant::now();
-            eclipse::rows(seed, honest, addresses, groups, &mut print);
-            note(&format!("{addresses} addresses in {groups} groups"), since);
+            eclipse::rows(seed, attack, &mut print);
+            note(&format!("{attack:?}"), since);
         }
     }
     note("all", begun);
