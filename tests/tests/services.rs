@@ -153,10 +153,14 @@ fn a_client_that_does_not_listen_holds_its_service_up_and_nobody_else() {
 
 /// A relay on this machine that serves whoever asks, and a client that asks it directly.
 async fn served(calls: mpsc::Sender<ServiceCall>) -> [Node; 2] {
-    let relay = Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).serve(calls);
+    // Whoever serves here does not want to hear of exchanges.
+    let calm = Intervals { exchange: None, ..Intervals::default() };
+    let relay =
+        Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).intervals(calm).serve(calls);
     let relay = relay.start().await.unwrap();
     let contact = Bootstrap { address: relay.local_addr().unwrap(), fingerprint: Some(relay.fingerprint()) };
-    let client = Node::builder().sizes(SMALL).paths(HopCount::new(1).unwrap(), Strictness::Ignore).bootstrap(contact);
+    let client = Node::builder().sizes(SMALL).paths(HopCount::new(1).unwrap(), Strictness::Ignore);
+    let client = client.intervals(calm).bootstrap(contact);
     [client.start().await.unwrap(), relay]
 }
 
