@@ -88,6 +88,24 @@ fn sixty_nodes_that_know_four_find_each_other_and_the_network_lives_on_without_t
 }
 
 #[test]
+fn a_client_joins_finds_everybody_and_is_in_no_phonebook() {
+    let plan = Plan { heirs: 2, clients: 2, requests: Some(MINUTE), ..plan(13, 20) };
+    run(&plan, |city| {
+        let clients = city.heirs();
+        clients.clone().for_each(|client| city.bear(client, &[client % 20]));
+        let full = |city: &City<'_, '_, '_>| clients.clone().all(|client| city.view(client).met == 20);
+        assert!(city.run_until(10 * SECOND, 20 * MINUTE, |city| full(city)), "{}", describe(city));
+        city.run_for(10 * MINUTE);
+        for client in clients.clone() {
+            let (id, counts) = (city.citizen(client).id, city.citizen(client).counts);
+            assert!(city.living().all(|citizen| citizen.book().get(&id).is_none()));
+            assert!(counts.answered > 5 && counts.in_time > 5, "{counts:?}");
+            assert!(counts.lost * 5 <= counts.in_time, "{counts:?}");
+        }
+    });
+}
+
+#[test]
 fn requests_get_through_while_nodes_come_and_go_and_keys_change() {
     let plan = Plan { heirs: 40, requests: Some(MINUTE), rotation: Some(6 * MINUTE), ..plan(2, 60) };
     run(&plan, |city| {
