@@ -27,6 +27,7 @@ use bulbil_tests::scratch::Scratch;
 use bulbil_tests::socks;
 use bulbil_tests::targets::{Target, serve_each};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bulbil-under-test");
 
@@ -433,9 +434,9 @@ async fn a_node_that_was_cut_off_for_four_hours_finds_its_way_back() {
     knows(&client, 4).await;
     reaches(&client, echo).await;
 
-    for node in &nodes {
-        node.shutdown().await;
-    }
+    // All at once: while one still answers, the failures of the others are theirs.
+    let ending: JoinSet<()> = nodes.iter().cloned().map(|node| async move { node.shutdown().await }).collect();
+    ending.join_all().await;
     let fails = async |more: u64| {
         let failed = async || client.status().await.unwrap().ends.failed;
         let before = failed().await;

@@ -254,26 +254,3 @@ async fn a_call_that_breaks_off_ends_what_it_served() {
     assert_eq!(call.stream.read(&mut heard).await.unwrap(), 0, "the client has gone");
     stop(nodes).await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_has_no_room_for_an_exchange_has_not_failed() {
-    const ASKED: usize = 3;
-    let (calls, mut serving) = mpsc::channel(8);
-    let relay = Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).serve(calls);
-    let relay = relay.start().await.unwrap();
-    let (seldom, often) = (Duration::from_secs(3600), Duration::from_millis(50));
-    let intervals = Intervals { exchange: Some(often), test: seldom, retry: Duration::ZERO, save: seldom };
-    let contact = Bootstrap { address: relay.local_addr().unwrap(), fingerprint: Some(relay.fingerprint()) };
-    let client = Node::builder().sizes(SMALL).intervals(intervals).bootstrap(contact).start().await.unwrap();
-    for (reason, failed) in [(EndReason::Busy, false), (EndReason::Shutdown, true)] {
-        for _ in 0..ASKED {
-            serving.recv().await.unwrap().refuse(reason);
-        }
-        // With the next one the client has heard how all but the last of these ended.
-        let next = serving.recv().await.unwrap();
-        let known = client.known().await.unwrap();
-        assert_eq!(known.iter().all(|known| known.failures > 0), failed, "{reason:?} {known:?}");
-        next.refuse(reason);
-    }
-    stop([client, relay]).await;
-}

@@ -9,27 +9,32 @@ use bulbil_core::phonebook::exchange::{
     Disclosure, Exchanged, FILTER_MAX_LEN, FILTER_NODES_MAX, FilterBuilder, Held, REQUEST_MAX_LEN, Request, Salt,
     SampleKind, Want,
 };
-use bulbil_core::phonebook::{HopCount, Strictness, VerifiedDescriptor};
+use bulbil_core::phonebook::{HopCount, LastHop, Strictness, VerifiedDescriptor};
 use bulbil_core::wire::{EndReason, NodeId, Service, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::ask::{choose, request};
+use super::ask::{ask, choose, request};
 use super::{Intervals, Server, serve};
+use crate::config::Bootstrap;
 use crate::control::testing::signed;
 use crate::engine::clock::WallClock;
 use crate::engine::service::{Place, Services};
 use crate::engine::shell::{Shown, unix_time};
 use crate::node::rotation::Signed;
-use crate::node::{Node, Sizes};
+use crate::node::{Node, NodeBuilder, Sizes};
 
-/// A node that asks nobody of its own accord, for paths of two hops.
-async fn quiet(clock: WallClock) -> Node {
+/// A node that asks nobody of its own accord.
+fn alone() -> NodeBuilder {
     let long = Duration::from_secs(3600);
     let sizes = Sizes { links: 8, circuits: 16, cells: 1024, onions: 8, origins: 8, replay: 64 };
     let intervals = Intervals { exchange: None, test: long, retry: long, save: long };
-    let builder = Node::builder().sizes(sizes).intervals(intervals).clock(clock);
-    builder.paths(HopCount::new(2).unwrap(), Strictness::Ignore).start().await.unwrap()
+    Node::builder().sizes(sizes).intervals(intervals)
+}
+
+/// One for paths of two hops.
+async fn quiet(clock: WallClock) -> Node {
+    alone().clock(clock).paths(HopCount::new(2).unwrap(), Strictness::Ignore).start().await.unwrap()
 }
 
 /// One of two relays, on this machine, where nobody listens.
@@ -188,4 +193,27 @@ async fn answers_leave_out_what_the_asker_has() {
     drop(services);
     serving.await.unwrap();
     node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_no_room_for_an_exchange_has_not_failed() {
+    let (calls, mut serving) = mpsc::channel(1);
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let whom = alone().listen(listen).relay().serve(calls).start().await.unwrap();
+    let contact = Bootstrap { address: whom.local_addr().unwrap(), fingerprint: Some(whom.fingerprint()) };
+    let hops = HopCount::new(1).unwrap();
+    let node = alone().paths(hops, Strictness::Ignore).bootstrap(contact).start().await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    assert!(node.inner.wait_for_path(LastHop::Service, None, &[], deadline).await.is_ok());
+    for (reason, blamed) in [(EndReason::Busy, false), (EndReason::Shutdown, true)] {
+        let mut doubts = node.inner.directory.doubts();
+        doubts.mark_unchanged();
+        let (came_of_it, ()) = tokio::join!(ask(&node, whom.fingerprint(), None, None), async {
+            serving.recv().await.unwrap().refuse(reason);
+        });
+        assert_eq!(came_of_it, Exchanged::Failed);
+        assert_eq!(doubts.has_changed().unwrap(), blamed, "{reason:?}");
+    }
+    node.shutdown().await;
+    whom.shutdown().await;
 }
