@@ -1,5 +1,7 @@
 //! What was refused of answers, counted by kind.
 
+use core::time::Duration;
+
 use crate::phonebook::{CLOCK_TOLERANCE, DescriptorError};
 use crate::wire::descriptor::VALIDITY_GRACE;
 use crate::wire::{Descriptor, UnixTime};
@@ -69,11 +71,15 @@ impl From<DescriptorError> for Refused {
     }
 }
 
+/// How much two clocks may differ of which neither is in doubt: each may be wrong by [`CLOCK_TOLERANCE`].
+const CLOCKS_APART: Duration = CLOCK_TOLERANCE.saturating_mul(2);
+
 /// Whether an answerer whose clock may be right would not have passed `descriptor` on at `now`: it is not valid at any time that differs from
-/// ours by less than [`CLOCK_TOLERANCE`], as clocks may without a doubt (`PROTOCOL.md` section 18.5). Otherwise [`Refused::Validity`] is passed over.
+/// ours by no more than two clocks may without a doubt (twice [`CLOCK_TOLERANCE`], `PROTOCOL.md` section 18.5). Otherwise [`Refused::Validity`] is
+/// passed over.
 #[must_use]
 pub fn is_validity_fault(descriptor: &Descriptor, now: UnixTime) -> bool {
-    let (earliest, latest) = (now.saturating_sub(CLOCK_TOLERANCE), now.saturating_add(CLOCK_TOLERANCE));
+    let (earliest, latest) = (now.saturating_sub(CLOCKS_APART), now.saturating_add(CLOCKS_APART));
     descriptor.is_expired_at(earliest) || latest.saturating_add(VALIDITY_GRACE) < descriptor.valid_from
 }
 
@@ -169,15 +175,15 @@ mod tests {
     fn clocks_may_differ_before_anybody_is_to_blame() {
         let descriptor = descriptor(1);
         let (from, until) = (descriptor.valid_from.0, descriptor.valid_until.0);
-        // Sixty seconds of the answerer's grace besides.
+        // Ten minutes for either clock, and sixty seconds of the answerer's grace besides.
         for (now, fault) in
-            [(from - 661, true), (from - 660, false), (from, false), (until + 660, false), (until + 661, true)]
+            [(from - 1261, true), (from - 1260, false), (from, false), (until + 1260, false), (until + 1261, true)]
         {
             assert_eq!(is_validity_fault(&descriptor, UnixTime(now)), fault, "{now}");
         }
         // One that is valid for a moment only is no exception.
         let brief = Descriptor { valid_until: UnixTime(from + 1), ..descriptor };
-        for (now, fault) in [(from - 661, true), (from - 660, false), (from + 661, false), (from + 662, true)] {
+        for (now, fault) in [(from - 1261, true), (from - 1260, false), (from + 1261, false), (from + 1262, true)] {
             assert_eq!(is_validity_fault(&brief, UnixTime(now)), fault, "{now}");
         }
         let forever = Descriptor { valid_from: UnixTime(0), valid_until: UnixTime(u64::MAX), ..brief };
