@@ -1,26 +1,28 @@
 //! Both ends of an exchange, without a network: who is asked over what, what it is told, and who is sent away.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bulbil_core::circuit::LinkId;
 use bulbil_core::phonebook::exchange::{
-    Disclosure, Exchanged, FILTER_MAX_LEN, FILTER_NODES_MAX, FilterBuilder, Held, REQUEST_MAX_LEN, Request, Salt,
-    SampleKind, Want,
+    Disclosure, Exchanged, FILTER_MAX_LEN, FILTER_NODES_MAX, Filter, FilterBuilder, Held, REQUEST_MAX_LEN, Request,
+    Salt, SampleKind, Want,
 };
-use bulbil_core::phonebook::{HopCount, LastHop, Strictness, VerifiedDescriptor};
+use bulbil_core::phonebook::{ClockVerdict, Grouping, Guards, HopCount, LastHop, Strictness, VerifiedDescriptor};
 use bulbil_core::wire::{EndReason, NodeId, Service, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ask::{ask, choose, request};
-use super::{Intervals, Server, serve};
+use super::{Gossip, Intervals, Server, serve};
 use crate::config::Bootstrap;
 use crate::control::testing::signed;
+use crate::engine::Command;
 use crate::engine::clock::WallClock;
 use crate::engine::service::{Place, Services};
-use crate::engine::shell::{Shown, unix_time};
+use crate::engine::shell::{Met, Shown, unix_time};
+use crate::node::directory::{Directory, Settings};
 use crate::node::rotation::Signed;
 use crate::node::{Node, NodeBuilder, Sizes};
 
@@ -37,7 +39,7 @@ async fn quiet(clock: WallClock) -> Node {
     alone().clock(clock).paths(HopCount::new(2).unwrap(), Strictness::Ignore).start().await.unwrap()
 }
 
-/// One of two relays, on this machine, where nobody listens.
+/// One of three relays, on this machine, where nobody listens.
 fn relay(number: usize, hours: u64) -> VerifiedDescriptor {
     let descriptor = signed(number, |descriptor| {
         descriptor.addresses = [SocketAddr::from(([127, 0, 0, 1], 1 + number as u16))].into_iter().collect();
@@ -137,7 +139,7 @@ fn call(services: &Services) -> Call {
 /// What a node answers to those who call.
 fn serving(node: &Node) -> (Services, tokio::task::JoinHandle<()>) {
     let inner = &node.inner;
-    let (calls, called) = mpsc::channel(8);
+    let (calls, called) = mpsc::channel(64);
     let server = Server {
         directory: inner.directory.clone(),
         workers: inner.workers.clone(),
@@ -165,6 +167,118 @@ async fn whoever_says_nothing_is_sent_away_soon() {
     drop(services);
     serving.await.unwrap();
     node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_full_of_the_silent_has_room_for_who_asks() {
+    let node = quiet(WallClock::default()).await;
+    let (services, serving) = serving(&node);
+    let mut silent: Vec<_> = (0..50).map(|_| call(&services)).collect();
+    let filter = Filter::empty(Salt([1; 8]));
+    let request = Request { kind: SampleKind::Random, want: Want::MAX, filter, announcement: None };
+    let mut bytes = vec![0; REQUEST_MAX_LEN];
+    let len = request.emit(&mut bytes).unwrap();
+    let mut asking = call(&services);
+    asking.stream.write_all(&bytes[..len]).await.unwrap();
+    asking.stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    asking.stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, [1, 0]);
+    // The first ones had to go for those behind them, and one for who asked.
+    for early in silent.drain(..19) {
+        assert_eq!(early.ended.await, Ok(EndReason::Busy));
+    }
+    assert!(silent.iter_mut().all(|late| late.ended.try_recv().is_err()));
+    drop((silent, services));
+    serving.await.unwrap();
+    node.shutdown().await;
+}
+
+/// What tests nodes for a node that asks nobody: the test answers for the others.
+struct Tester {
+    directory: Directory,
+    asked: mpsc::UnboundedReceiver<Command>,
+    clock: WallClock,
+}
+
+impl Tester {
+    fn new(test: Duration) -> Self {
+        let clock = WallClock::default();
+        let directory = Directory::start(Settings {
+            own: NodeId([9; 32]),
+            reuse: Duration::ZERO,
+            guards: Guards::new(),
+            stored: None,
+            grouping: Grouping::Address,
+            retry: Duration::from_secs(60),
+            lonely: Duration::from_secs(300),
+            clock: clock.clone(),
+        });
+        let (commands, asked) = mpsc::unbounded_channel();
+        let intervals = Intervals { exchange: None, test, ..Intervals::default() };
+        let own = watch::channel(None).1;
+        tokio::spawn(Gossip { node: Weak::new(), directory: directory.clone(), commands, own, intervals }.run());
+        let running = clock.clone();
+        // The calendar goes with the clock that the test lets run, or it would seem to have been set.
+        tokio::spawn(async move {
+            let begun = tokio::time::Instant::now();
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                running.set_ahead(begun.elapsed().as_secs() as i64);
+            }
+        });
+        Self { directory, asked, clock }
+    }
+
+    /// The next link that is to be made, and when.
+    async fn contact(&mut self) -> (tokio::time::Instant, NodeId, oneshot::Sender<Met>) {
+        match self.asked.recv().await {
+            Some(Command::Contact(_, Some(node), reply)) => (tokio::time::Instant::now(), node, reply),
+            _ => panic!("only links to nodes that are known"),
+        }
+    }
+
+    fn show(&self, card: &VerifiedDescriptor) {
+        self.directory.show(card.address(), Shown::Time(card.node(), self.clock.now()));
+        self.directory.show(card.address(), Shown::Descriptor(card));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_asks_nobody_hears_from_others_all_the_same() {
+    let mut tester = Tester::new(Duration::from_secs(2));
+    let cards = [0, 1, 2].map(|number| relay(number, 10));
+    cards.iter().for_each(|card| tester.show(card));
+    assert_eq!(tester.directory.clock().await, Some((ClockVerdict::Agrees, false)));
+    let begun = tokio::time::Instant::now();
+    let mut last = begun;
+    // Nobody has to be met again within the hour.
+    while last < begun + Duration::from_secs(3000) {
+        let (at, node, reply) = tester.contact().await;
+        assert!(at < last + Duration::from_secs(90), "{:?} of silence", at - last);
+        let card = cards.iter().find(|card| card.node() == node).unwrap();
+        tester.show(card);
+        reply.send(Ok((Box::new(card.clone()), tester.clock.now()))).unwrap();
+        last = at;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_for_which_there_is_no_room_is_not_lost() {
+    // A second and a half between those that can wait.
+    let mut tester = Tester::new(Duration::from_millis(100));
+    // Nobody says what time it is, so somebody is to be heard at each turn.
+    for card in [0, 1, 2].map(|number| relay(number, 10)) {
+        tester.directory.show(card.address(), Shown::Descriptor(&card));
+    }
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(tester.contact().await);
+    }
+    let waited = silent[4].0 - silent[0].0;
+    // The first one's time has passed, and then the next turn is its successor's.
+    let soon = super::TEST_TIME..super::TEST_TIME + Duration::from_millis(200);
+    assert!(soon.contains(&waited), "{waited:?}");
 }
 
 #[tokio::test]
