@@ -71,6 +71,7 @@ impl Server {
     async fn answer(&self, call: &mut ServiceCall) -> Result<(), EndReason> {
         let late = |_| EndReason::TimedOut;
         let bytes = timeout(REQUEST_TIME, read(&mut call.stream)).await.map_err(late)??;
+        call.heard();
         let request = Request::parse(&bytes).map_err(|_| EndReason::Protocol)?;
         let announced = request.announced().transpose().map_err(|_| EndReason::Protocol)?;
         timeout(ANSWER_TIME, self.tell(&request, &mut call.stream)).await.map_err(late)??;
