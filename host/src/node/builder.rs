@@ -1,7 +1,6 @@
 //! From a description to a running node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::directory::{self, Directory};
 use super::gossip::{self, EXCHANGE, Gossip, Intervals};
 use super::keeper;
 use super::rotation::{Card, Rotation};
+use super::sequence::Sequence;
 use super::stored::Stored;
 use super::{Inner, Node, StartError};
 use crate::config::{self, Bootstrap, NetworkGroups};
@@ -128,8 +128,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Hands conversations that ask for a service of this node to `calls`, at most 32 at a time; more than it has room for are refused. Without
-    /// this the node passes its phonebook on itself.
+    /// Hands conversations that ask for a service of this node to `calls`, at most 128 at a time and 32 over one link. When these are taken, one that was
+    /// not said to be heard ([`ServiceCall::heard`]) gives way; without one, or without room in `calls`, the newcomer is refused. Without this
+    /// the node passes its phonebook on itself.
     #[must_use]
     pub fn serve(mut self, calls: mpsc::Sender<ServiceCall>) -> Self {
         self.services = Some(calls);
@@ -186,7 +187,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Keeps first hops and phonebook in `state`, and begins with those that are kept there. It stays locked until the node is shut down.
+    /// Keeps first hops, phonebook and the number of its last descriptor in `state`, and begins with those that are kept there. It stays locked until
+    /// the node is shut down.
     #[must_use]
     pub fn state(mut self, state: Arc<StateDir>) -> Self {
         self.state = Some(state);
@@ -214,6 +216,7 @@ impl NodeBuilder {
             Some(state) => load(Arc::clone(state)).await?,
             None => (Guards::new(), None),
         };
+        let sequence = Sequence::load(self.state.clone())?;
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for address in &self.listen {
@@ -252,9 +255,12 @@ impl NodeBuilder {
             policy: policy.clone(),
             rotation: self.rotation,
             clock: self.clock.clone(),
-            sequence: AtomicU64::new(0),
+            sequence,
         };
-        let signed = card.sign_current(&keys)?;
+        let signing = Arc::clone(&keys);
+        let signed = workers.call(move || (card.sign_current(&signing), card));
+        let (signed, card) = signed.await.ok_or_else(|| StartError("the descriptor could not be signed".into()))?;
+        let signed = signed?;
         let descriptor = signed.as_ref().map(|signed| signed.bytes.clone()).unwrap_or_default();
         let (own, own_shown) = watch::channel(signed);
 

@@ -9,6 +9,7 @@ mod gossip;
 mod keeper;
 mod open;
 mod rotation;
+mod sequence;
 pub(crate) mod stored;
 mod stream;
 
