@@ -119,6 +119,12 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
             self.end_swap(slot);
         }
     }
+
+    /// Whether another node waits for this one's place: it has to answer the next test, or give that up.
+    #[must_use]
+    pub fn is_asked(&self, node: &NodeId) -> bool {
+        self.find(node).is_some_and(|slot| self.swaps().any(|(asked, _)| asked == slot))
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use bulbil_core::phonebook::steward::{Now, Teller};
 use bulbil_core::wire::{EndReason, NodeId, Service, Target};
 
 use super::talk::write_all;
-use super::{Alarm, Card, City};
+use super::{Alarm, Card, City, EXTRA, TOWNSMAN};
 use crate::sim::NodeIndex;
 use crate::sim::resident::{SimStream, StreamId};
 
@@ -22,8 +22,10 @@ use crate::sim::resident::{SimStream, StreamId};
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// Until the asker has taken the answer.
 const ANSWER_TIME: Duration = Duration::from_secs(20);
-/// Exchanges that a node answers at one time.
-const PLACES: usize = 32;
+/// Exchanges that a host answers at one time such as came over one link. No node here has that many circuits, so none is ever refused for want of
+/// a place.
+const SHARE: usize = 32;
+const _: () = assert!(TOWNSMAN.circuits < SHARE && EXTRA.circuits < SHARE, "places would have to be counted");
 
 /// An exchange that the node answers.
 pub(super) struct Serving {
@@ -42,8 +44,7 @@ impl City<'_, '_, '_> {
             self.answer_as_target(node, name);
             return;
         }
-        let full = self.citizens[node].serving.len() >= PLACES;
-        let Some(stream) = self.net.serve(node, name, full.then_some(EndReason::Busy)) else { return };
+        let Some(stream) = self.net.serve(node, name, None) else { return };
         let (id, number) = (stream.id(), self.number());
         let serving = Serving { number, name, stream, request: Vec::new(), answer: None, sent: 0 };
         self.citizens[node].serving.insert(id, serving);

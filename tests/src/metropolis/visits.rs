@@ -50,10 +50,8 @@ impl City<'_, '_, '_> {
         let now = self.now_of(node);
         let citizen = &mut self.citizens[node];
         citizen.counts.tests += 1;
-        let entry = citizen.book().get(&test.node);
-        let waited_for = entry.is_some_and(|entry| entry.is_tried() && entry.failures() == 0);
-        if !self.plan.defences.test_before_evict && waited_for {
-            // Whoever was met longest ago in the bucket would have to answer; here it is as if it did not.
+        if !self.plan.defences.test_before_evict && citizen.book().is_asked(&test.node) {
+            // Somebody waits for its place, and it would have to answer; here it is as if it did not.
             citizen.steward.handle_unreached(&test.node, Unreached::Link, now);
             return;
         }
@@ -139,5 +137,27 @@ impl City<'_, '_, '_> {
         }
         self.pass_on(node);
         self.net.trace(&[31, node as u64]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bulbil_core::phonebook::Entry;
+
+    use super::super::{Defences, Plan, run};
+    use super::*;
+
+    #[test]
+    fn without_test_before_evict_those_whose_place_nobody_wants_are_tested_all_the_same() {
+        let defences = Defences { test_before_evict: false, ..Defences::ALL };
+        run(&Plan { defences, connects_lost: 0, link_life: None, ..Plan::standing(1, 8) }, |city| {
+            // Everybody is met anew in that time, and there is room for all.
+            for _ in 0..80 {
+                city.run_for(Duration::from_secs(60));
+                let failures = |node: NodeIndex| city.citizen(node).book().iter().map(Entry::failures).max();
+                assert!((0..8).all(|node| failures(node) == Some(0)));
+            }
+            assert!((0..8).all(|node| city.citizen(node).counts.tests >= 7));
+        });
     }
 }

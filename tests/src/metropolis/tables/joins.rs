@@ -70,11 +70,13 @@ fn row(what: &str, nodes: usize, all: &[Progress], print: Print<'_>) {
     let met = middle(all, |progress| progress.met[1]);
     let last = all.iter().map(|progress| progress.met[1]).max().flatten();
     print(&format!(
-        "| {nodes} | {what} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {nodes} | {what} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         known.map_or("-".to_owned(), |reached| reached.rounds.to_string()),
         time(known.map(|reached| reached.after)),
         bytes(known.map(|reached| reached.bytes)),
+        whole.map_or("-".to_owned(), |reached| reached.rounds.to_string()),
         time(whole.map(|reached| reached.after)),
+        bytes(whole.map(|reached| reached.bytes)),
         met.map_or("-".to_owned(), |reached| reached.rounds.to_string()),
         time(met.map(|reached| reached.after)),
         bytes(met.map(|reached| reached.bytes)),
@@ -105,7 +107,7 @@ pub fn newcomers(seed: u64, nodes: usize, print: Print<'_>) {
         let heard: usize = heard.sum();
         let of = NEWCOMERS * (nodes - 1);
         print(&format!(
-            "| | of {of} entries of newcomers in the others' phonebooks there are {heard} by then | | | | | | | |"
+            "| | of {of} entries of newcomers in the others' phonebooks there are {heard} by then | | | | | | | | | |"
         ));
     });
 }
@@ -127,7 +129,7 @@ pub fn all_at_once(seed: u64, nodes: usize, print: Print<'_>) {
 /// The table's head.
 pub fn head(print: Print<'_>) {
     print(
-        "| nodes | who | rounds until 99 % known | time | bytes | all known | rounds until 99 % met | time | bytes | of the slowest |",
+        "| nodes | who | rounds until 99 % known | time | bytes | rounds until all known | time | bytes | rounds until 99 % met | time | bytes | of the slowest |",
     );
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
 }
