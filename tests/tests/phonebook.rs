@@ -157,10 +157,19 @@ async fn twenty_processes_that_know_one_address_each_outlive_the_four_that_they_
     for _ in 0..20 {
         page(proxy, target.port()).await.expect("a way around the dead");
     }
-    let newcomer = Member::start(dir.path(), "newcomer", &["relay", "client"], &[members[9].node.contact()]);
-    page(newcomer.node.proxy(), target.port()).await.expect("a way for somebody new");
-    members.push(newcomer);
-    all_know_all("the dead have left every phonebook, and the newcomer is in all", &members).await;
+    // Whichever of the survivors a newcomer knows, an exit among them.
+    let newcomers: Vec<_> = ["relay5", "exit8", "relay14"]
+        .iter()
+        .map(|known| {
+            let contact = members.iter().find(|member| member.name == *known).unwrap().node.contact();
+            Member::start(dir.path(), &format!("newcomer-{known}"), &["relay", "client"], &[contact])
+        })
+        .collect();
+    for newcomer in &newcomers {
+        page(newcomer.node.proxy(), target.port()).await.expect("a way for somebody new");
+    }
+    members.extend(newcomers);
+    all_know_all("the dead have left every phonebook, and the newcomers are in all", &members).await;
     page(proxy, target.port()).await.unwrap();
 
     // Nobody who was met is named in a log.
