@@ -275,7 +275,7 @@ mod tests {
     fn a_path_that_fails_does_not_put_an_exchange_off() {
         let (mut pace, mut rng) = begun();
         pace.handle_exchanged(Exchanged::Partial, at(100), &mut rng);
-        [(); 3].map(|()| pace.handle_path_failed(at(101)));
+        (0..3).for_each(|_| pace.handle_path_failed(at(101)));
         assert_eq!([101, 102].map(|second| pace.poll(at(second))), [None, Some(Due::Exchange)]);
         pace.handle_exchanged(Exchanged::Full, at(102), &mut rng);
         let due = pace.exchange;
