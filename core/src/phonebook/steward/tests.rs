@@ -60,6 +60,12 @@ fn meet(steward: &mut Steward<'_, Card>, number: u16, now: Now, their_time: Unix
     steward.handle_shown(shown(number, now.date), address(number), now)
 }
 
+fn meet_all(steward: &mut Steward<'_, Card>, numbers: impl Iterator<Item = u16>, now: Now) {
+    for number in numbers {
+        meet(steward, number, now, now.date).unwrap();
+    }
+}
+
 fn test_begins(steward: &mut Steward<'_, Card>, number: u16, now: Now) {
     if let Some(slot) = steward.book.find(&node(number)) {
         steward.book.entry_mut(slot).unwrap().begin_test(now.date);
@@ -509,7 +515,7 @@ fn idle_turns_look_for_company() {
     let mut room = Room::new(64, 64);
     let mut steward = steward(&mut room);
     acquainted(&mut steward);
-    NODES.for_each(|number| drop(meet(&mut steward, number, at(1), NOW)));
+    meet_all(&mut steward, NODES, at(1));
     let mut turn = |second: u64| {
         steward.handle_hop_succeeded(&node(1), at(second));
         steward.poll_test(true, at(second), &mut rng(second)).0
@@ -572,7 +578,7 @@ fn an_older_descriptor_does_not_renew_one_that_has_expired() {
     let mut steward = steward(&mut room);
     acquainted(&mut steward);
     let now = at(5 * HOURS);
-    NODES.filter(|&number| number != 1).for_each(|number| drop(meet(&mut steward, number, now, now.date)));
+    meet_all(&mut steward, NODES.filter(|&number| number != 1), now);
     assert!(!steward.is_clock_in_doubt() && !steward.is_cut_off(now.instant));
     let failures = |steward: &Steward<'_, Card>| steward.book().get(&node(1)).map(Entry::failures);
     test_begins(&mut steward, 1, now);
@@ -589,7 +595,7 @@ fn strangers_do_not_outshout_those_who_were_asked_the_time() {
     let mut room = Room::new(64, 64);
     let mut steward = steward(&mut room);
     acquainted(&mut steward);
-    NODES.for_each(|number| drop(meet(&mut steward, number, at(1), at(1).date)));
+    meet_all(&mut steward, NODES, at(1));
     assert_eq!(steward.clock(), ClockVerdict::Agrees);
     for number in 100..200 {
         steward.handle_time(node(number), address(number), at(9000).date, at(2));
