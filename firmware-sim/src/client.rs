@@ -187,6 +187,7 @@ impl Client {
             strictness: self.request.strictness,
             avoid: &self.avoid,
             now: time,
+            draw_guards: true,
         };
         let kept = self.guards.to_bytes();
         let path = shell.phonebook.choose_path(&wanted, &mut self.guards, shell.board.rng());
@@ -301,7 +302,7 @@ impl Client {
             && let Some(&node) = path.get(hop.value())
         {
             if let Some(time) = shell.time {
-                shell.phonebook.record_failure(&node, time);
+                shell.phonebook.record_failure(&node, false, time);
             }
             if self.avoid.is_full() {
                 self.avoid.clear();

@@ -19,7 +19,7 @@ pub enum Inserted {
     Updated,
     /// The node was not known and took the place of another.
     Evicted(NodeId),
-    /// The node was known by this descriptor, or by a newer one with the same first address, and its meeting was noted.
+    /// The node was known by this descriptor, or by a newer one with the same first address that has not expired, and its meeting was noted.
     Met,
 }
 
@@ -177,7 +177,8 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
             }
             let here = known.address() == address;
             match verified.descriptor().sequence.cmp(&known.descriptor().sequence) {
-                Ordering::Less | Ordering::Equal if source == Source::Met && here => {
+                // Else one that has expired would be met again and again, and be as it was before.
+                Ordering::Less | Ordering::Equal if source == Source::Met && here && !self.has_expired(known, now) => {
                     self.meet(slot, now);
                     return Ok(Inserted::Met);
                 }

@@ -321,12 +321,15 @@ impl<C> Entry<C> {
         self.failures == 0 || passed(self.last_try, now, first_pause * (1 << doublings))
     }
 
-    /// Counts a failure unless it is one with the last; of a test that was begun, in any case. Says whether it was counted.
-    pub(super) fn note_failure(&mut self, now: UnixTime, first_pause: Duration) -> bool {
-        let counts = self.has(Flag::Testing) || self.is_pause_over(now, first_pause);
+    /// Counts a failure, but not beyond `most`, unless it is one with the last; of a test that was under way (`tested`), in any case. Says
+    /// whether it was counted.
+    pub(super) fn note_failure(&mut self, tested: bool, most: u8, now: UnixTime, first_pause: Duration) -> bool {
+        let counts = tested || self.is_pause_over(now, first_pause);
         if counts {
-            self.failures = self.failures.saturating_add(1);
+            self.failures = self.failures.saturating_add(1).min(most.max(self.failures));
             self.last_try = seconds(now);
+        }
+        if tested {
             self.set(Flag::Testing, false);
         }
         counts

@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 use super::entry::{Entry, Flag};
 use super::path::draw;
 use super::shelves::Slot;
-use super::{Phonebook, VerifiedDescriptor};
+use super::{FAILURES_MAX, Phonebook, VerifiedDescriptor};
 use crate::wire::{NodeId, UnixTime};
 
 /// A node that was met is met again after so long, if nothing is more urgent.
@@ -85,15 +85,26 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
     /// ([`FAILURE_PAUSE`](super::FAILURE_PAUSE)) count as one with it. After [`FAILURES_MAX`](super::FAILURES_MAX) in a row the node is dropped, after
     /// [`FAILURES_MAX_UNMET`](super::FAILURES_MAX_UNMET) if it was never met; not if it is pinned. One whose place another waits for changes places with
     /// that if it fails a test. Says whether the node was dropped.
-    pub fn record_failure(&mut self, node: &NodeId, now: UnixTime) -> bool {
+    ///
+    /// `tested` says that the link of a test has failed; it decides only while that test is under way. Others can make circuits fail.
+    pub fn record_failure(&mut self, node: &NodeId, tested: bool, now: UnixTime) -> bool {
+        self.count_failure(node, tested, false, now)
+    }
+
+    /// As [`Phonebook::record_failure`]. A node that may be `cut_off` from all but a few who want it so avoids whoever has failed, but has nobody
+    /// of `tried` leave for it.
+    pub(super) fn count_failure(&mut self, node: &NodeId, tested: bool, cut_off: bool, now: UnixTime) -> bool {
         let Some(slot) = self.find(node) else { return false };
         let first_pause = self.failure_pause;
         let Some(entry) = self.entry_mut(slot) else { return false };
-        let tested = entry.has(Flag::Testing);
-        if !entry.note_failure(now, first_pause) {
+        let tested = tested && entry.is_testing(now);
+        let spared = cut_off && entry.is_tried();
+        let most = if spared && !entry.is_pinned() { FAILURES_MAX - 1 } else { u8::MAX };
+        if !entry.note_failure(tested, most, now, first_pause) {
             return false;
         }
-        let (enough, may_swap) = (entry.has_failed_enough(), tested && entry.has(Flag::Swapping) && !entry.is_pinned());
+        let may_swap = tested && !spared && entry.has(Flag::Swapping) && !entry.is_pinned();
+        let enough = entry.has_failed_enough();
         if !entry.is_tried() {
             // Whoever waits for a place and fails meanwhile waits no longer.
             entry.set(Flag::Swapping, false);

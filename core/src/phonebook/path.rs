@@ -97,17 +97,20 @@ pub struct PathRequest<'a> {
     pub last: LastHop,
     /// How much different network groups matter.
     pub strictness: Strictness,
-    /// Nodes that must not be on the path, such as hops that have just failed.
+    /// Nodes that must not be on the path, such as hops that have just failed; a guard only as long as there is another one ([`Guards`]).
     pub avoid: &'a [NodeId],
     /// The time, for the validity of descriptors.
     pub now: UnixTime,
+    /// Whether guards may be drawn beyond those in use: not by a node that may be cut off from all but those who want to be drawn.
+    pub draw_guards: bool,
 }
 
 impl PathRequest<'_> {
     /// A path of the default length that ends at `last`.
     #[must_use]
     pub fn new(last: LastHop, now: UnixTime) -> Self {
-        Self { hops: HopCount::default(), last, strictness: Strictness::default(), avoid: &[], now }
+        let (hops, strictness) = (HopCount::default(), Strictness::default());
+        Self { hops, last, strictness, avoid: &[], now, draw_guards: true }
     }
 
     fn can_be_hop<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
@@ -158,7 +161,7 @@ pub enum PathError {
         /// Groups that the path needs.
         needed: usize,
     },
-    /// Every guard is in the network group of every possible last hop.
+    /// Every guard is in the network group of every possible last hop, and no other may be drawn.
     GuardsInGroup,
 }
 
@@ -392,25 +395,52 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         rng: &mut R,
     ) -> Result<Path, PathError> {
         let scopes = self.scopes(request);
+        if request.hops.value() == 1 {
+            return self.attempts(request, scopes, &[], |_| None, rng);
+        }
         let first = self.first_hops(scopes);
-        let guards = if request.hops.value() > 1 { guards.usable(self, request, first, rng) } else { Vec::new() };
-        let groups: &[Groups] = match request.strictness {
-            Strictness::Require => &[Groups::Distinct],
-            Strictness::Ignore => &[Groups::Any],
-            Strictness::Prefer => &[Groups::Distinct, Groups::DistinctWherePossible],
-        };
+        let usable = guards.usable(self, request, first, rng);
+        let result =
+            self.attempts(request, scopes, &usable, |rng| guards.apart(self, request, &usable, first, rng), rng);
+        if result.is_ok() || guards.may_draw(request) {
+            return result;
+        }
+        // Whoever can make guards fail would otherwise be drawn in the end.
+        let again = guards.despite_all(self, request);
+        self.attempts(request, scopes, &again, |_| None, rng).or(result)
+    }
+
+    /// Draws a path that begins with one of `guards`; with the one `apart` from them if they are all in the group of every possible last hop.
+    fn attempts<'b, R: CryptoRng + ?Sized>(
+        &'b self,
+        request: &PathRequest<'_>,
+        scopes: Scopes,
+        guards: &[Choice<'b, C>],
+        apart: impl FnOnce(&mut R) -> Option<Choice<'b, C>>,
+        rng: &mut R,
+    ) -> Result<Path, PathError> {
         let narrow = scopes.relays == Scope::Tried || scopes.last == Scope::Tried;
         let widened = (!self.is_constrained() && narrow).then_some(Scopes { widened: true, ..scopes });
-        let mut result = Err(PathError::NoLastHop);
+        let within = |groups, guards: &[Choice<'_, C>], rng: &mut R| {
+            let result = self.attempt(request, groups, scopes, guards, rng);
+            widened
+                .filter(|_| result.is_err())
+                .map_or(result, |scopes| self.attempt(request, groups, scopes, guards, rng))
+        };
+        if request.strictness == Strictness::Ignore {
+            return within(Groups::Any, guards, rng);
+        }
         // Different groups count for more than having met: hops of one group may all be one owner's, and to have met somebody says only
         // that it answers.
-        for &groups in groups {
-            for scopes in [scopes].into_iter().chain(widened) {
-                result = self.attempt(request, groups, scopes, &guards, rng);
-                if result.is_ok() {
-                    return result;
-                }
-            }
+        let mut result = within(Groups::Distinct, guards, rng);
+        // One owner at both ends sees who talks to whom. One guard more, that stays, is less of a risk.
+        if result == Err(PathError::GuardsInGroup)
+            && let Some(other) = apart(rng)
+        {
+            result = within(Groups::Distinct, &[other], rng);
+        }
+        if result.is_err() && request.strictness == Strictness::Prefer {
+            result = within(Groups::DistinctWherePossible, guards, rng);
         }
         result
     }

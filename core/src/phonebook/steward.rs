@@ -9,6 +9,11 @@
 //! for [`Settings::lonely`], links to anchors and guards are tested before anybody else; failures are not the others' as long as nobody answers; and
 //! nothing is swept for having expired before somebody has answered, and then for as long again, so that those that are there can show their
 //! new descriptors.
+//!
+//! **A node that is being cut off.** Whoever sits on its line may let through a node of his own, and nobody else. So one answer is not
+//! enough: as long as nodes of fewer than [`COMPANY_MIN`] network groups that had been met before have answered within [`Settings::lonely`]
+//! ([`Steward::is_cut_off`]), whoever fails is avoided but nobody of `tried` leaves for it, nothing is swept, no guard's time runs, and no guards are
+//! drawn beyond those in use; and idle turns look for company.
 
 use core::borrow::Borrow;
 use core::net::SocketAddr;
@@ -22,12 +27,17 @@ use super::exchange::TestLoad;
 use super::guards::GUARDS_KEPT_MAX;
 use super::path::draw;
 use super::{
-    ANCHORS_MAX, Anchors, ClockVerdict, Guards, Inserted, IsolationKey, Path, PathCache, PathError, PathRequest,
-    PeerClocks, Phonebook, Refusal, Source, Test, VerifiedDescriptor,
+    ANCHORS_MAX, Anchors, ClockVerdict, Guards, Inserted, IsolationKey, NetworkGroup, Path, PathCache, PathError,
+    PathRequest, PeerClocks, Phonebook, Refusal, Source, Test, VerifiedDescriptor,
 };
 use crate::time::Instant;
 use crate::wire::{NodeId, UnixTime};
 
+/// Network groups of nodes that had been met before from which answers must have come, so that failures are the others'; where fewer are
+/// known, all of them.
+pub const COMPANY_MIN: usize = 3;
+/// Groups whose last answers are remembered.
+const COMPANY_KEPT: usize = 8;
 /// A wall clock that has moved so much more or less than the time that has passed was set.
 pub const CLOCK_JUMP: Duration = Duration::from_secs(60);
 /// Between two looks at the clock.
@@ -110,6 +120,28 @@ struct Company {
     last: Instant,
 }
 
+/// The last answers of nodes that had been met before, on links and circuits of this node's own choosing, for each network group one; the
+/// latest last.
+#[derive(Debug, Default)]
+struct Answers {
+    kept: Vec<(NetworkGroup, Instant), COMPANY_KEPT>,
+}
+
+impl Answers {
+    fn note(&mut self, group: NetworkGroup, now: Instant) {
+        self.kept.retain(|(known, _)| *known != group);
+        if self.kept.is_full() {
+            self.kept.remove(0);
+        }
+        self.kept.push((group, now)).expect("room was made");
+    }
+
+    /// The groups of those that are not older than `span`.
+    fn within(&self, span: Duration, now: Instant) -> impl Iterator<Item = NetworkGroup> {
+        self.kept.iter().filter(move |(_, at)| at.after(span) >= now).map(|(group, _)| *group)
+    }
+}
+
 /// Owns a phonebook and decides what is done with it; see the [module](self). Without the memory of book and paths about 2 KB.
 ///
 /// Any method that takes [`Now`] notices if the wall clock was set since the last one.
@@ -128,6 +160,7 @@ pub struct Steward<'m, C = VerifiedDescriptor> {
     rested: Instant,
     /// `None` until somebody answers, and again after the clock was set.
     company: Option<Company>,
+    answers: Answers,
     in_doubt: bool,
     /// The owner was told that the clock is wrong.
     told_wrong: bool,
@@ -164,6 +197,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
             test_first: Vec::new(),
             rested: now.instant,
             company: None,
+            answers: Answers::default(),
             in_doubt: true,
             told_wrong: false,
             changed: false,
@@ -223,6 +257,30 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.company.is_none_or(|company| company.last.after(self.settings.lonely) < now)
     }
 
+    /// Whether nodes of fewer than [`COMPANY_MIN`] network groups (or of not all, if those that were met are in fewer) that had been met
+    /// before have answered within [`Settings::lonely`]: it may be somebody on the line who decides who answers.
+    #[must_use]
+    pub fn is_cut_off(&self, now: Instant) -> bool {
+        !self.has_company(None, now)
+    }
+
+    /// As [`Steward::is_cut_off`], for judging a node of the group `besides`: that group may have failed as a whole, and does not count.
+    fn has_company(&self, besides: Option<NetworkGroup>, now: Instant) -> bool {
+        let mut known: Vec<NetworkGroup, COMPANY_MIN> = Vec::new();
+        let met = self.book.iter().filter(|entry| entry.is_tried() && !entry.is_disputed()).map(Entry::group);
+        for group in met.filter(|&group| Some(group) != besides) {
+            if !known.contains(&group) && (known.push(group).is_err() || known.is_full()) {
+                break;
+            }
+        }
+        let answered = self.answers.within(self.settings.lonely, now);
+        match known.len() {
+            // Nobody of another group was met.
+            0 => answered.count() > 0,
+            needed => answered.filter(|&group| Some(group) != besides).count() >= needed,
+        }
+    }
+
     /// What there is to say, until there is nothing more.
     pub fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
@@ -253,7 +311,8 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         }
         self.swept = now.instant;
         let settled = |company: Company| company.since.after(self.settings.lonely) <= now.instant;
-        if self.in_doubt || self.is_lonely(now.instant) || !self.company.is_some_and(settled) {
+        let settled = self.company.is_some_and(settled);
+        if self.in_doubt || self.is_lonely(now.instant) || !settled || self.is_cut_off(now.instant) {
             return;
         }
         let before = self.book.len();
@@ -268,19 +327,24 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.seen = now;
         self.clocks.clear();
         self.company = None;
+        self.answers = Answers::default();
         self.judge_clock();
         self.notify(Notice::ClockSet);
         self.list_links();
     }
 
     /// A node that was linked to at `address` says that it is `time`.
+    ///
+    /// Links that this node wanted are those of tests ([`Steward::poll_test`]); any other one somebody's onion may have made it open.
     pub fn handle_time(&mut self, node: NodeId, address: SocketAddr, time: UnixTime, now: Now) {
         self.note_answer(now);
-        self.clocks.hear(node, self.book.group_of(address), time, now.date);
+        let own_link = self.is_tested_at(&node, address, now);
+        self.clocks.hear(node, self.book.group_of(address), time, now.date, own_link);
         self.judge_clock();
     }
 
-    /// A node that was linked to at `address` has shown its descriptor.
+    /// A node that was linked to at `address` has shown its descriptor. If that is where the phonebook has it, and it was neither a meeting nor
+    /// a newer descriptor, the node has failed as one that does not answer: else its test would begin again for ever.
     ///
     /// # Errors
     /// As [`Phonebook::insert`].
@@ -288,6 +352,10 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.note_answer(now);
         let verified: &VerifiedDescriptor = card.borrow();
         let node = verified.node();
+        if self.is_tested_at(&node, address, now) {
+            self.note_company(&node, now);
+        }
+        let expected_here = self.book.get(&node).is_some_and(|entry| entry.address() == address);
         // Elsewhere than where it says that it is, it has not been met there.
         let met = verified.address() == address;
         let source = if met { Source::Met } else { Source::Peer(self.book.group_of(address)) };
@@ -296,7 +364,10 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         match taken {
             Ok(Inserted::Met) if was_tried => self.changed = true,
             Ok(_) => self.note_news(),
-            Err(refusal) => self.changed |= refusal == Refusal::Disputed,
+            Err(Refusal::Disputed) => self.changed = true,
+            Err(Refusal::NotNewer | Refusal::Full) if expected_here => self.fail(&node, true, now),
+            Err(Refusal::Expired) if expected_here && !self.in_doubt => self.fail(&node, true, now),
+            Err(Refusal::NotNewer | Refusal::Full | Refusal::Expired | Refusal::Own) => {}
         }
         // Of more groups more have to agree.
         self.judge_clock();
@@ -333,7 +404,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.paths.forget_node(node);
         self.watch(now);
         if !self.in_doubt {
-            self.fail(node, now);
+            self.fail(node, false, now);
         }
     }
 
@@ -345,6 +416,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
     /// A hop did its part.
     pub fn handle_hop_succeeded(&mut self, node: &NodeId, now: Now) {
         self.note_answer(now);
+        self.note_company(node, now);
         self.changed = true;
         self.book.record_success(node, now.date);
     }
@@ -353,7 +425,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
     pub fn handle_unreached(&mut self, node: &NodeId, why: Unreached, now: Now) {
         self.watch(now);
         if !(self.in_doubt && why == Unreached::Validity) {
-            self.fail(node, now);
+            self.fail(node, true, now);
         }
     }
 
@@ -370,18 +442,21 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
 
     /// Whom to test now, by a link whose outcome is told by [`Steward::handle_shown`] or [`Steward::handle_unreached`], and what is left. With `idle` also those
     /// who can wait: the owner says so once in the longer of his two intervals. Anchors and guards that links are due to come first; otherwise it is as
-    /// [`Phonebook::next_test`] says. An idle turn without a test goes to anybody who was met, to hear the time, while it is not known
-    /// that others agree about that.
+    /// [`Phonebook::next_test`] says. An idle turn without a test goes to anybody who was met while it is not known that others agree about the time,
+    /// or too few have answered ([`Steward::is_cut_off`]).
     pub fn poll_test<R: CryptoRng + ?Sized>(&mut self, idle: bool, now: Now, rng: &mut R) -> (Option<Test>, TestLoad) {
         self.watch(now);
         let mut test = self.next_link(now);
         if test.is_none() && (idle || self.book.wants_tests(now.date)) {
             test = self.book.next_test(now.date, rng);
         }
-        if test.is_none() && idle && self.clocks.verdict() != ClockVerdict::Agrees {
-            let met = self.book.slots().filter(|(_, entry)| entry.is_tried() && !entry.is_disputed());
-            let drawn = draw(met, rng);
-            test = drawn.map(|(_, entry)| Test { node: entry.node(), address: entry.address(), urgent: false });
+        if test.is_none() && idle && (self.clocks.verdict() != ClockVerdict::Agrees || self.is_cut_off(now.instant)) {
+            let may_be = |entry: &Entry<C>| entry.is_tried() && !entry.is_disputed() && !entry.is_testing(now.date);
+            let drawn = draw(self.book.slots().filter(|(_, entry)| may_be(entry)), rng).map(|(slot, _)| slot);
+            if let Some(entry) = drawn.and_then(|slot| self.book.entry_mut(slot)) {
+                entry.begin_test(now.date);
+                test = Some(Test { node: entry.node(), address: entry.address(), urgent: false });
+            }
         }
         // Whoever has failed is tried again as soon as its pause is over.
         let waiting = !self.test_first.is_empty()
@@ -405,7 +480,8 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         one.map(|card| card.borrow().node())
     }
 
-    /// Chooses a path, with an isolation key the one that it has.
+    /// Chooses a path, with an isolation key the one that it has. As long as this node may be cut off, guards are drawn only where it has
+    /// fewer than it uses.
     ///
     /// # Errors
     /// [`PathError`], what is missing.
@@ -415,6 +491,9 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         isolation: Option<IsolationKey>,
         rng: &mut R,
     ) -> Result<Path, PathError> {
+        // A path is chosen by the date alone; the moment of the last call is near enough.
+        let draw_guards = request.draw_guards && !self.is_cut_off(self.seen.instant);
+        let request = &PathRequest { draw_guards, ..*request };
         match isolation {
             Some(key) => self.paths.path_for(key, &self.book, request, &mut self.guards, rng),
             None => self.book.choose_path(request, &mut self.guards, rng),
@@ -447,6 +526,19 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
                 self.list_links();
             }
         }
+    }
+
+    /// A node of this one's own choosing did what it was to do; that counts if it is one of those that were met before.
+    fn note_company(&mut self, node: &NodeId, now: Now) {
+        let met = self.book.get(node).filter(|entry| entry.is_tried() && !entry.is_disputed());
+        if let Some(group) = met.map(Entry::group) {
+            self.answers.note(group, now.instant);
+        }
+    }
+
+    /// Whether a test of the node at this address is under way.
+    fn is_tested_at(&self, node: &NodeId, address: SocketAddr, now: Now) -> bool {
+        self.book.get(node).is_some_and(|entry| entry.is_testing(now.date) && entry.address() == address)
     }
 
     /// Links to all anchors and guards are due.
@@ -487,14 +579,16 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         Some(Test { node: *node, address: entry.address(), urgent: true })
     }
 
-    /// When nobody at all answers, it is the own connection that fails.
-    fn fail(&mut self, node: &NodeId, now: Now) {
+    /// When nobody at all answers, it is the own connection that fails; when only a few do, somebody may want it so.
+    fn fail(&mut self, node: &NodeId, tested: bool, now: Now) {
         if self.is_lonely(now.instant) {
             return;
         }
         self.changed = true;
         self.ask_first.retain(|anchor| anchor != node);
-        if self.book.record_failure(node, now.date) {
+        let group = self.book.get(node).map(Entry::group);
+        let cut_off = !self.has_company(group, now.instant);
+        if self.book.count_failure(node, tested, cut_off, now.date) {
             self.anchors.forget(node);
             self.notify(Notice::Dropped(*node));
         }

@@ -379,8 +379,8 @@ mod tests {
         }
         book.set_pinned(&node(3), true);
         book.set_pinned(&node(41), true);
-        book.record_failure(&node(4), later(100));
-        book.record_failure(&node(40), later(101));
+        book.record_failure(&node(4), true, later(100));
+        book.record_failure(&node(40), true, later(101));
         assert!(book.insert(with(5, |d| d.valid_until = later(90_000)), PEER, later(7)).is_err());
         book.insert(with(6, |d| (d.sequence, d.valid_until) = (2, later(5))), PEER, NOW).unwrap();
     }

@@ -54,7 +54,7 @@ fn expired_then_failing_then_surplus_then_the_lot_decide_who_gives_way() {
     book.insert(with(3, |d| d.valid_until = NOW), PEER, NOW).unwrap();
     book.insert(with(4, |_| ()), Source::Met, NOW).unwrap();
     book.insert(with(lots[5], |_| ()), PEER, NOW).unwrap();
-    book.record_failure(&node(2), NOW);
+    book.record_failure(&node(2), true, NOW);
     let now = later(61);
     let eager = |number| with(number, |d| (d.valid_from, d.valid_until) = (now, later(u32::MAX.into())));
     assert_eq!(book.insert(eager(lots[4]), PEER, now), Ok(Inserted::Evicted(node(3))));
@@ -81,7 +81,7 @@ fn pinned_nodes_never_give_way() {
     assert_eq!(book.insert(with(3, |_| ()), PEER, now), Ok(Inserted::Evicted(node(2))));
     for _ in 0..FAILURES_MAX + 1 {
         now = UnixTime(now.0 + 3840);
-        assert!(!book.record_failure(&node(1), now));
+        assert!(!book.record_failure(&node(1), true, now));
     }
     book.remove_expired(now);
     assert!(book.get(&node(1)).unwrap().is_pinned());
@@ -455,7 +455,7 @@ impl Reference {
             }
             return Ok(());
         }
-        if !(met && here) {
+        if !(met && here) || known.until.0 + 60 < now.0 {
             return Err(Refusal::NotNewer);
         }
         (known.met, known.failures, known.last_failure) = (Some(now), 0, UnixTime(0));
@@ -507,7 +507,7 @@ proptest! {
                     reference.nodes.remove(&number);
                 }
                 Step::Fail(number) => {
-                    prop_assert_eq!(book.record_failure(&node(number), now), reference.fail(number, now));
+                    prop_assert_eq!(book.record_failure(&node(number), true, now), reference.fail(number, now));
                 }
                 Step::Succeed(number) => {
                     book.record_success(&node(number), now);
@@ -576,7 +576,7 @@ proptest! {
                 }
                 Step::Fail(number) => {
                     let known = book.get(&node(number)).is_some();
-                    let dropped = book.record_failure(&node(number), now);
+                    let dropped = book.record_failure(&node(number), true, now);
                     prop_assert!(!dropped || known);
                     prop_assert_eq!(dropped, known && book.get(&node(number)).is_none());
                 }

@@ -278,7 +278,7 @@ mod tests {
             book.insert(of_group(number, group, later(60)), Source::Met, NOW).unwrap();
             assert!(!is_joining(&book, hops(number as u8 + 1), Strictness::Ignore));
         }
-        book.record_failure(&node(1), later(7200));
+        book.record_failure(&node(1), true, later(7200));
         assert!(!is_joining(&book, hops(4), Strictness::Prefer));
         // Where groups must differ, others have to be met first.
         assert!(is_joining(&book, hops(4), Strictness::Require) && is_joining(&book, hops(3), Strictness::Require));

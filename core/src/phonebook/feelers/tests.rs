@@ -18,9 +18,9 @@ fn pauses_grow_and_failures_within_them_are_one() {
     book.insert(with(1, |_| ()), Source::Met, NOW).unwrap();
     let mut now = NOW;
     for (count, pause) in [(1, 60), (2, 120), (3, 240), (4, 480)] {
-        assert!(!book.record_failure(&node(1), now));
+        assert!(!book.record_failure(&node(1), true, now));
         for within in [0, pause / 2, pause - 1] {
-            assert!(!book.record_failure(&node(1), UnixTime(now.0 + within)), "same outage");
+            assert!(!book.record_failure(&node(1), true, UnixTime(now.0 + within)), "same outage");
             assert_eq!(tested(&mut book, UnixTime(now.0 + within)), None, "the pause is not over");
         }
         assert_eq!(book.get(&node(1)).unwrap().failures(), count);
@@ -28,17 +28,17 @@ fn pauses_grow_and_failures_within_them_are_one() {
         now = UnixTime(now.0 + pause);
     }
     let mut forgiven = book.shelves.tried.to_vec();
-    assert!(book.record_failure(&node(1), now));
+    assert!(book.record_failure(&node(1), true, now));
     assert!(book.is_empty());
-    assert!(!book.record_failure(&node(1), now), "unknown by now");
+    assert!(!book.record_failure(&node(1), true, now), "unknown by now");
 
     book.shelves.tried.swap_with_slice(&mut forgiven);
     assert_eq!(book.get(&node(1)).unwrap().failures(), FAILURES_MAX - 1);
     book.record_success(&node(1), now);
     assert_eq!(book.get(&node(1)).unwrap().last_met(), Some(now));
-    assert!(!book.record_failure(&node(1), now));
+    assert!(!book.record_failure(&node(1), true, now));
     assert_eq!(book.get(&node(1)).unwrap().failures(), 1);
-    assert!(!book.record_failure(&node(1), UnixTime(5)), "a clock set back does not stop the count");
+    assert!(!book.record_failure(&node(1), true, UnixTime(5)), "a clock set back does not stop the count");
     assert_eq!(book.get(&node(1)).unwrap().failures(), 2);
     book.insert(with(1, |d| d.sequence = 2), PEER, NOW).unwrap();
     assert_eq!(book.get(&node(1)).unwrap().failures(), 2, "still at the address that failed");
@@ -65,7 +65,7 @@ fn who_was_never_met_has_two_tries() {
         let now = later(60 * u64::from(attempt));
         assert_eq!(tested(&mut book, now), Some((node(1), true)));
         assert_eq!(tested(&mut book, now), None, "not twice at a time");
-        assert_eq!(book.record_failure(&node(1), now), attempt == FAILURES_MAX_UNMET);
+        assert_eq!(book.record_failure(&node(1), true, now), attempt == FAILURES_MAX_UNMET);
     }
     assert!(book.is_empty());
 }
@@ -102,7 +102,7 @@ fn somebody_of_each_kind() -> Room {
     book.insert(with(2, |_| ()), Source::Met, later(3602)).unwrap();
     for (number, failed) in [(4, 3610), (5, 3611)] {
         book.insert(with(number, |_| ()), PEER, NOW).unwrap();
-        book.record_failure(&node(number), later(failed));
+        book.record_failure(&node(number), true, later(failed));
     }
     book.insert(with(3, |_| ()), PEER, later(3610)).unwrap();
     book.insert(with(6, |_| ()), Source::Met, later(3612)).unwrap();
@@ -230,10 +230,10 @@ fn one_that_does_not_answer_changes_places() {
     book.insert(with(2, |_| ()), Source::Met, NOW).unwrap();
     book.insert(with(3, |_| ()), Source::Met, later(3610)).unwrap();
     book.insert(with(4, |_| ()), Source::Met, later(3611)).unwrap();
-    assert!(!book.record_failure(&node(2), later(3612)), "a circuit that failed is no test");
+    assert!(!book.record_failure(&node(2), false, later(3612)), "a circuit that failed is no test");
     assert!(book.get(&node(2)).unwrap().is_tried());
     assert_eq!(tested(&mut book, later(3613)), Some((node(2), true)), "met longest ago");
-    assert!(!book.record_failure(&node(2), later(3614)));
+    assert!(!book.record_failure(&node(2), true, later(3614)));
     let tried: Vec<_> = (1..5).map(|number| book.get(&node(number)).unwrap().is_tried()).collect();
     assert_eq!(tried, [true, false, true, false]);
     assert_eq!(book.get(&node(2)).unwrap().failures(), 2);
@@ -241,10 +241,74 @@ fn one_that_does_not_answer_changes_places() {
     book.insert(with(2, |_| ()), Source::Met, later(3900)).unwrap();
     assert_eq!(tested(&mut book, later(3900)), Some((node(1), true)));
     // Whoever waits and fails meanwhile waits no longer, not even if it is forgiven.
-    book.record_failure(&node(2), later(3901));
+    book.record_failure(&node(2), true, later(3901));
     book.record_success(&node(2), later(3901));
-    assert!(!book.record_failure(&node(1), later(3902)));
+    assert!(!book.record_failure(&node(1), true, later(3902)));
     assert!(book.get(&node(1)).unwrap().is_tried() && !book.get(&node(2)).unwrap().is_tried());
+}
+
+#[test]
+fn circuits_decide_no_swap_and_end_no_test() {
+    let waiting = |room: &mut Room| {
+        let mut book = room.book();
+        book.insert(with(1, |_| ()), Source::Met, NOW).unwrap();
+        book.insert(with(2, |_| ()), Source::Met, later(3600)).unwrap();
+        assert_eq!(tested(&mut book, later(3601)), Some((node(1), true)));
+    };
+    // While the test is under way a circuit fails, and another one; and then the test fails, too, or does not.
+    for fails in [true, false] {
+        let mut room = Room::new(1, 4);
+        waiting(&mut room);
+        let mut book = room.book();
+        for second in [3602, 3603] {
+            assert!(!book.record_failure(&node(1), false, later(second)));
+            assert_eq!(book.get(&node(1)).unwrap().failures(), 1, "one outage");
+            assert!(book.get(&node(1)).unwrap().is_tried());
+            assert_eq!(tested(&mut book, later(second)), None, "the test goes on");
+        }
+        if fails {
+            book.record_failure(&node(1), true, later(3604));
+        } else {
+            book.insert(with(1, |_| ()), Source::Met, later(3604)).unwrap();
+        }
+        assert_eq!(book.get(&node(1)).unwrap().is_tried(), !fails);
+        assert_eq!(book.get(&node(1)).unwrap().failures(), if fails { 2 } else { 0 });
+    }
+    // A test of which nothing was heard is over, and what fails later is none of it.
+    for tested in [true, false] {
+        let mut room = Room::new(1, 4);
+        waiting(&mut room);
+        let mut book = room.book();
+        book.record_failure(&node(1), tested, later(3661));
+        assert!(book.get(&node(1)).unwrap().is_tried());
+    }
+}
+
+#[test]
+fn who_may_be_cut_off_has_nobody_of_tried_leave() {
+    let mut room = Room::new(1, 4);
+    let mut book = room.book();
+    book.insert(with(1, |_| ()), Source::Met, NOW).unwrap();
+    book.insert(with(2, |_| ()), Source::Met, later(3600)).unwrap();
+    book.insert(with(3, |_| ()), PEER, later(3600)).unwrap();
+    for round in 1..=20u8 {
+        let now = later(3600 + 4000 * u64::from(round));
+        for number in [1, 3] {
+            let Some(slot) = book.find(&node(number)) else { continue };
+            book.entry_mut(slot).unwrap().begin_test(now);
+            let dropped = book.count_failure(&node(number), true, true, now);
+            assert_eq!(dropped, number == 3 && round == FAILURES_MAX_UNMET);
+        }
+        let entry = book.get(&node(1)).unwrap();
+        assert!(entry.is_tried() && entry.failures() == round.min(FAILURES_MAX - 1));
+        assert_eq!(entry.last_try(), Some(now), "the pause runs anew");
+    }
+    assert_eq!(book.swaps().count(), 1, "who waits goes on waiting");
+    let now = later(200_000);
+    let slot = book.find(&node(1)).unwrap();
+    book.entry_mut(slot).unwrap().begin_test(now);
+    book.count_failure(&node(1), true, false, now);
+    assert!(book.get(&node(2)).unwrap().is_tried());
 }
 
 #[test]
@@ -257,7 +321,7 @@ fn one_that_does_not_answer_is_dropped_if_there_is_no_other_place() {
         assert!(book.insert(with(number, |d| d.valid_from = NOW), PEER, later(3600)).is_err(), "who waits stays");
     }
     assert_eq!(tested(&mut book, later(3601)), Some((node(1), true)));
-    assert!(!book.record_failure(&node(1), later(3601)), "the place in `new` has come free");
+    assert!(!book.record_failure(&node(1), true, later(3601)), "the place in `new` has come free");
     assert!(book.get(&node(2)).unwrap().is_tried() && !book.get(&node(1)).unwrap().is_tried());
 
     let mut room = Room::new(1, 2);
@@ -269,7 +333,7 @@ fn one_that_does_not_answer_is_dropped_if_there_is_no_other_place() {
     book.set_pinned(&node(3), true);
     assert_eq!(tested(&mut book, later(3601)), Some((node(1), true)));
     book.remove(&node(2));
-    assert!(!book.record_failure(&node(1), later(3601)), "who waited is gone");
+    assert!(!book.record_failure(&node(1), true, later(3601)), "who waited is gone");
     assert!(book.get(&node(1)).unwrap().is_tried());
 }
 
@@ -296,7 +360,7 @@ fn who_was_met_leaves_by_failures_and_not_by_expiry() {
     assert_eq!(tested(&mut book, later(60)).unwrap().0, node(3), "within the grace they are as others");
     // Whatever the clock says: in doubt, nobody counts as expired.
     book.set_clock_in_doubt(true);
-    book.record_failure(&node(3), later(60));
+    book.record_failure(&node(3), true, later(60));
     assert!(!book.wants_tests(later(61)));
     assert_eq!(tested(&mut book, later(61)), None);
     book.set_clock_in_doubt(false);
@@ -314,13 +378,13 @@ fn who_was_met_leaves_by_failures_and_not_by_expiry() {
     assert!(book.get(&node(2)).unwrap().is_tried());
     let mut now = later(62);
     for pause in [60, 120, 240, 480] {
-        assert!(!book.record_failure(&node(1), now));
+        assert!(!book.record_failure(&node(1), true, now));
         book.remove_expired(now);
         assert_eq!(tested(&mut book, UnixTime(now.0 + pause - 1)), None, "the pause is not over");
         now.0 += pause;
         assert_eq!(tested(&mut book, now), Some((node(1), true)));
     }
-    assert!(book.record_failure(&node(1), now));
+    assert!(book.record_failure(&node(1), true, now));
     assert_eq!(book.counts().tried, 2);
 }
 
@@ -346,7 +410,7 @@ fn in_a_full_bucket_an_expired_one_is_asked_first_and_stays_if_it_answers() {
         if answers {
             assert_eq!(book.insert(with(2, |d| d.sequence = 2), Source::Met, now), Ok(Inserted::Updated));
         } else {
-            book.record_failure(&node(2), now);
+            book.record_failure(&node(2), true, now);
         }
         assert_eq!(
             [1, 2, 3, 4].map(|number| book.get(&node(number)).unwrap().is_tried()),
@@ -361,7 +425,7 @@ fn a_test_goes_on_when_a_newer_descriptor_says_the_same_address() {
     let mut book = room.book();
     book.insert(with(1, |_| ()), Source::Met, NOW).unwrap();
     book.insert(with(2, |_| ()), Source::Met, later(3600)).unwrap();
-    book.record_failure(&node(1), later(3601));
+    book.record_failure(&node(1), true, later(3601));
     assert_eq!(tested(&mut book, later(3602)), Some((node(1), true)));
     for (sequence, source) in [(2, PEER), (3, Source::Announced)] {
         let newer = with(1, |d| {
@@ -372,7 +436,7 @@ fn a_test_goes_on_when_a_newer_descriptor_says_the_same_address() {
         assert_eq!(tested(&mut book, later(3603)), None, "it is being tested");
     }
     // And what comes of it counts, in the pause after the last failure, and for whoever waits.
-    book.record_failure(&node(1), later(3604));
+    book.record_failure(&node(1), true, later(3604));
     assert_eq!(book.get(&node(1)).unwrap().failures(), 2);
     assert!(book.get(&node(2)).unwrap().is_tried() && !book.get(&node(1)).unwrap().is_tried());
 }
@@ -398,7 +462,7 @@ fn at_most_eight_wait() {
         let test = book.next_test(now, &mut rng).unwrap();
         assert!(test.urgent);
         if book.get(&test.node).unwrap().is_tried() {
-            book.record_failure(&test.node, now);
+            book.record_failure(&test.node, true, now);
             assert!(book.get(&test.node).is_none_or(|entry| !entry.is_tried()));
             settled += 1;
         }

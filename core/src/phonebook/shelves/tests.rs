@@ -94,12 +94,12 @@ fn of_one_ip_address_two_are_tried() {
         // As long as both answer, and even while one fails: it may come back.
         let mut now = later(3600);
         for pause in [60, 120, 240, 480] {
-            book.record_failure(&node(1), now);
+            book.record_failure(&node(1), true, now);
             assert_eq!(book.insert(at(3, third), Source::Met, now), Ok(Inserted::Met));
             assert!(!tried(&book, 3));
             now.0 += pause;
         }
-        assert!(book.record_failure(&node(1), now));
+        assert!(book.record_failure(&node(1), true, now));
         assert_eq!(book.insert(at(3, third), Source::Met, now), Ok(Inserted::Met));
         assert!(tried(&book, 3));
         // Whoever is there may change its port, and whoever the owner wants there may come.
@@ -137,7 +137,7 @@ fn who_waits_is_counted_when_its_turn_comes() {
     }
     let mut rng = rng(1);
     assert_eq!(book.next_test(later(4002), &mut rng).unwrap().node, node(1));
-    assert!(!book.record_failure(&node(1), later(4003)));
+    assert!(!book.record_failure(&node(1), true, later(4003)));
     assert_eq!([1, 4, 5, 6].map(|number| book.get(&node(number)).unwrap().is_tried()), [true, false, true, true]);
     assert_eq!(book.swaps().count(), 0);
 }
@@ -188,7 +188,7 @@ fn a_group_holds_an_eighth_of_a_bucket_of_new() {
     // Another one of the group has no use for the places that are free; unless one of theirs is worse off. Here it has failed,
     // and here it was met and found no place.
     assert_eq!(book.insert(crowd(numbers[9]), Source::Announced, NOW), Err(Refusal::Full));
-    book.record_failure(&node(numbers[0]), NOW);
+    book.record_failure(&node(numbers[0]), true, NOW);
     let evicted = Inserted::Evicted(node(numbers[0]));
     assert_eq!(book.insert(crowd(numbers[9]), Source::Announced, NOW), Ok(evicted));
     for number in [300, 301] {
@@ -242,7 +242,7 @@ fn flood(per_test: u32, groups: u32) -> (u32, u32) {
                 tested += 1;
                 assert_eq!(book.insert(shared(newcomer(number)), Source::Met, now), Ok(Inserted::Met));
             }
-            None => drop(book.record_failure(&test.node, now)),
+            None => drop(book.record_failure(&test.node, true, now)),
         }
     }
     (tested, NEWCOMERS.into())

@@ -53,10 +53,23 @@ fn steward(room: &mut Room) -> Steward<'_, Card> {
     Steward::new(book, paths, Guards::new(), Anchors::new(), Settings::DEFAULT, at(0))
 }
 
-/// `number` is linked to, and answers.
+/// `number` is tested, and answers.
 fn meet(steward: &mut Steward<'_, Card>, number: u16, now: Now, their_time: UnixTime) -> Result<Inserted, Refusal> {
+    test_begins(steward, number, now);
     steward.handle_time(node(number), address(number), their_time, now);
     steward.handle_shown(shown(number, now.date), address(number), now)
+}
+
+fn meet_all(steward: &mut Steward<'_, Card>, numbers: impl Iterator<Item = u16>, now: Now) {
+    for number in numbers {
+        meet(steward, number, now, now.date).unwrap();
+    }
+}
+
+fn test_begins(steward: &mut Steward<'_, Card>, number: u16, now: Now) {
+    if let Some(slot) = steward.book.find(&node(number)) {
+        steward.book.entry_mut(slot).unwrap().begin_test(now.date);
+    }
 }
 
 /// All of the small world are met, three answer exchanges, and a path is drawn.
@@ -88,14 +101,24 @@ fn answer(steward: &mut Steward<'_, Card>, test: &Test, online: bool, now: Now) 
 
 /// A turn of a running node: it looks at the clock, tests one and asks one. Says whom it tested and asked.
 fn turn(steward: &mut Steward<'_, Card>, online: bool, now: Now) -> (Option<NodeId>, Option<NodeId>) {
+    turn_with(steward, |_| online, now)
+}
+
+/// As [`turn`], where some are there.
+fn turn_with(
+    steward: &mut Steward<'_, Card>,
+    is_there: impl Fn(u16) -> bool,
+    now: Now,
+) -> (Option<NodeId>, Option<NodeId>) {
     let mut rng = rng(now.date.0);
     steward.handle_timeout(now);
     let (test, _) = steward.poll_test(now.date.0.is_multiple_of(30), now, &mut rng);
     if let Some(test) = &test {
-        answer(steward, test, online, now);
+        answer(steward, test, is_there(number_of(&test.node)), now);
     }
     let asked = if now.date.0.is_multiple_of(10) { steward.whom(now, &mut rng) } else { None };
     if let Some(asked) = asked {
+        let online = is_there(number_of(&asked));
         if online {
             steward.handle_hop_succeeded(&asked, now);
             let teller = Teller::Peer(address(number_of(&asked)));
@@ -225,7 +248,7 @@ fn what_has_expired_is_swept_once_others_have_answered_for_long_enough() {
     let known = |steward: &Steward<'_, Card>| steward.book().get(&node(100)).is_some();
     assert!(!steward.is_clock_in_doubt());
     let look = |steward: &mut Steward<'_, Card>, second: u64| {
-        steward.handle_hop_succeeded(&node(1), at(second));
+        (1..4).for_each(|number| steward.handle_hop_succeeded(&node(number), at(second)));
         steward.handle_timeout(at(second));
     };
     (0..300).for_each(|second| look(&mut steward, second));
@@ -312,7 +335,7 @@ fn failures_are_not_the_others_while_nobody_answers() {
     assert!(steward.anchors().nodes().contains(&node(3)));
     for round in 1..FAILURES_MAX {
         let now = at(10_000 + 3600 * u64::from(round));
-        steward.handle_hop_succeeded(&node(5), now);
+        [5, 6, 7].iter().for_each(|&number| steward.handle_hop_succeeded(&node(number), now));
         steward.handle_unreached(&node(3), Unreached::Link, now);
         assert_eq!(steward.book().get(&node(3)).is_some(), round + 1 < FAILURES_MAX);
     }
@@ -352,29 +375,234 @@ fn an_anchor_waits_until_its_test_has_ended() {
 
 #[test]
 fn a_guard_is_given_up_only_by_a_node_that_others_answer() {
-    let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+    let mut room = Room::new(64, 64);
     let mut steward = steward(&mut room);
     acquainted(&mut steward);
-    let [first, _, _] = *steward.guards().nodes().as_array().unwrap();
-    steward.book_mut().remove(&first);
-    let day = 24 * HOURS;
-    let others = NODES.filter(|&number| node(number) != first && !steward.guards().nodes().contains(&node(number)));
-    let teller = others.clone().next().unwrap();
-    let look = |steward: &mut Steward<'_, Card>, day_from: u64, online: bool| {
-        for second in (0..1200).step_by(60) {
-            let now = at(day_from * day + second);
-            if online {
-                let _met = meet(steward, teller, now, now.date);
+    let nodes = steward.guards().nodes();
+    steward.book_mut().remove(&nodes[0]);
+    // 479 hours are over, and an hour is left; half of one counts for nothing in what is stored.
+    let mut bytes = steward.guards().to_bytes();
+    bytes[33..37].copy_from_slice(&479u32.to_be_bytes());
+    steward.guards = Guards::from_bytes(&bytes).unwrap();
+    let mut others = NODES.filter(|&number| !nodes.contains(&node(number)));
+    let tellers: [u16; 3] = core::array::from_fn(|_| others.next().unwrap());
+    let look = |steward: &mut Steward<'_, Card>, hours: core::ops::Range<u64>, answering: &[u16]| {
+        for second in (hours.start * HOURS..hours.end * HOURS).step_by(60) {
+            for &number in answering {
+                let _met = meet(steward, number, at(second), at(second).date);
             }
-            steward.handle_timeout(now);
+            steward.handle_timeout(at(second));
         }
-        steward.guards().nodes().contains(&first)
+        steward.guards().nodes().contains(&nodes[0])
     };
-    let unknown = steward.guards().clone();
-    assert!(look(&mut steward, 1, false) && look(&mut steward, 22, false));
-    assert_eq!(*steward.guards(), unknown, "no dates while nobody answers");
-    assert!(look(&mut steward, 30, true));
-    assert_ne!(*steward.guards(), unknown);
-    assert!(look(&mut steward, 49, true) && look(&mut steward, 51, false));
-    assert!(!look(&mut steward, 52, true));
+    assert!(look(&mut steward, 0..20, &[]), "nobody answers");
+    assert!(look(&mut steward, 20..40, &tellers[..2]), "too few do");
+    // Between two looks any time may pass, in which this node was off or asleep.
+    for day in 2..30 {
+        meet(&mut steward, tellers[0], at(day * 24 * HOURS), at(day * 24 * HOURS).date).unwrap();
+        steward.handle_timeout(at(day * 24 * HOURS));
+    }
+    assert_eq!(steward.guards().nodes(), nodes);
+    assert!(!look(&mut steward, 800..802, &tellers));
+    assert_eq!(steward.guards().nodes(), nodes[1..]);
+}
+
+/// Sees that nobody is given up as long as only `allies` answer, who were met before; then all of `alive` do, and the others leave.
+fn is_cut_off_by(allies: &[u16], alive: impl Fn(u16) -> bool) {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    let guards = steward.guards().clone();
+    let told = with(100, |d| d.valid_until = later(HOURS));
+    steward.handle_told(told, Teller::Announced, at(0)).unwrap();
+    test_begins(&mut steward, 100, at(0));
+    for second in (302..6 * HOURS).step_by(2) {
+        turn_with(&mut steward, |number| allies.contains(&number), at(second));
+        let met = steward.book().iter().filter(|entry| entry.is_tried());
+        assert_eq!((met.count(), steward.is_cut_off(at(second).instant)), (NODES.len(), true), "{second}");
+        // Every request finds its first hops failing.
+        let avoid = steward.guards().nodes();
+        let request = PathRequest { avoid: &avoid, ..PathRequest::new(LastHop::Exit { port: None }, at(second).date) };
+        let _none = steward.choose_path(&request, None, &mut rng(second));
+        assert_eq!(*steward.guards(), guards, "{second}");
+    }
+    let failures = |steward: &Steward<'_, Card>, number| steward.book().get(&node(number)).map(Entry::failures);
+    for number in NODES {
+        let expected = if allies.contains(&number) { 0 } else { FAILURES_MAX - 1 };
+        assert_eq!(failures(&steward, number), Some(expected), "they are avoided all the same");
+    }
+    assert!(steward.book().get(&node(100)).is_none(), "whoever was not met leaves");
+    for second in (6 * HOURS..7 * HOURS).step_by(2) {
+        turn_with(&mut steward, &alive, at(second));
+    }
+    // Those who answer still tell of the others, who are not met.
+    let met = |number| steward.book().get(&node(number)).filter(|entry| entry.is_tried()).map(Entry::failures);
+    assert!(NODES.into_iter().all(|number| met(number) == alive(number).then_some(0)));
+    assert!(!steward.is_cut_off(at(7 * HOURS).instant));
+}
+
+#[test]
+fn one_that_alone_is_let_through_cuts_nobody_off() {
+    is_cut_off_by(&[3], |number| number != 7);
+}
+
+#[test]
+fn two_that_are_let_through_cut_nobody_off() {
+    is_cut_off_by(&[3, 18], |number| number % 4 != 1);
+}
+
+#[test]
+fn newcomers_and_strangers_are_no_company() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    let now = at(400);
+    assert!(steward.is_cut_off(now.instant));
+    // Met for the first time; or on links that somebody's onion made this node open.
+    for number in 100..110 {
+        steward.handle_told(with(number, |_| ()), Teller::Announced, now).unwrap();
+        test_begins(&mut steward, number, now);
+        steward.handle_shown(with(number, |_| ()), address(number), now).unwrap();
+    }
+    for number in NODES {
+        steward.handle_time(node(number), address(number), now.date, now);
+        steward.handle_shown(shown(number, now.date), address(number), now).unwrap();
+    }
+    assert!(steward.is_cut_off(now.instant) && !steward.is_lonely(now.instant));
+    for number in [1, 2] {
+        meet(&mut steward, number, now, now.date).unwrap();
+        meet(&mut steward, number, now, now.date).unwrap();
+    }
+    assert!(steward.is_cut_off(now.instant), "each group once");
+    meet(&mut steward, 3, now, now.date).unwrap();
+    assert!(!steward.is_cut_off(now.instant) && steward.is_cut_off(at(701).instant));
+    steward.handle_clock_set(now);
+    assert!(steward.is_cut_off(now.instant));
+}
+
+#[test]
+fn where_fewer_groups_are_known_all_others_have_to_answer() {
+    // Three nodes in two groups; one that fails is judged by the other group.
+    for (groups, answering, leaves) in [
+        ([1, 2, 3], &[0u16, 1][..], true),
+        ([1, 2, 3], &[0], false),
+        ([1, 2, 2], &[0], true),
+        ([1, 2, 2], &[1], false),
+        ([1, 1, 1], &[0], true),
+        ([1, 1, 1], &[], false),
+    ] {
+        let mut room = Room::new(64, 64);
+        let mut steward = steward(&mut room);
+        let cards: StdVec<Card> = (0..3)
+            .map(|number| {
+                let lasting = Descriptor { valid_until: later(1 << 30), ..descriptor(number) };
+                shared(super::super::testing::in_group(lasting, groups[usize::from(number)]))
+            })
+            .collect();
+        for card in &cards {
+            steward.handle_shown(card.clone(), card.address(), at(0)).unwrap();
+        }
+        for hour in 1..20 {
+            answering.iter().for_each(|&number| steward.handle_hop_succeeded(&node(number), at(hour * HOURS)));
+            steward.handle_unreached(&node(2), Unreached::Link, at(hour * HOURS));
+        }
+        assert_eq!(steward.book().get(&node(2)).is_none(), leaves, "{groups:?} {answering:?}");
+    }
+}
+
+#[test]
+fn idle_turns_look_for_company() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    meet_all(&mut steward, NODES, at(1));
+    let mut turn = |second: u64| {
+        steward.handle_hop_succeeded(&node(1), at(second));
+        steward.poll_test(true, at(second), &mut rng(second)).0
+    };
+    assert_eq!((turn(100), turn(300)), (None, None));
+    let (one, other) = (turn(302).unwrap(), turn(303).unwrap());
+    assert!(one.node != other.node && !one.urgent);
+    for (test, cut_off) in [(one, true), (other, false)] {
+        answer(&mut steward, &test, true, at(304));
+        assert_eq!(steward.is_cut_off(at(304).instant), cut_off);
+    }
+}
+
+/// What node `number` says it once was: an older descriptor, elsewhere.
+fn outdated(number: u16, elsewhere: bool) -> Card {
+    with(number, |d| {
+        (d.sequence, d.valid_until) = (0, later(1 << 30));
+        if elsewhere {
+            d.addresses[0].set_port(1);
+        }
+    })
+}
+
+#[test]
+fn a_test_that_is_neither_met_nor_told_anything_newer_has_failed() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    steward.handle_told(shown(100, NOW), Teller::Announced, at(0)).unwrap();
+    let company = |steward: &mut Steward<'_, Card>, now| {
+        (5..8).for_each(|number| steward.handle_hop_succeeded(&node(number), now));
+    };
+    // It answers where it should be, again and again, and says that it is somewhere else, or was.
+    let mut tests = 0;
+    for second in (0..3 * HOURS).step_by(2) {
+        company(&mut steward, at(second));
+        while let (Some(test), _) = steward.poll_test(false, at(second), &mut rng(second)) {
+            if ![node(1), node(100)].contains(&test.node) {
+                continue;
+            }
+            tests += 1;
+            let card = outdated(number_of(&test.node), true);
+            assert_eq!(steward.handle_shown(card, test.address, at(second)), Err(Refusal::NotNewer));
+        }
+        if second == 60 {
+            test_begins(&mut steward, 1, at(second));
+            steward.handle_shown(outdated(1, true), address(1), at(second)).unwrap_err();
+        }
+    }
+    assert!(steward.book().get(&node(1)).is_none() && steward.book().get(&node(100)).is_none());
+    assert!(tests <= 8, "{tests}");
+    // Somewhere else it says what it likes; and what is newer it may.
+    steward.handle_shown(outdated(2, true), "192.0.2.1:1".parse().unwrap(), at(0)).unwrap_err();
+    assert_eq!(steward.book().get(&node(2)).unwrap().failures(), 0);
+}
+
+#[test]
+fn an_older_descriptor_does_not_renew_one_that_has_expired() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    let now = at(5 * HOURS);
+    meet_all(&mut steward, NODES.filter(|&number| number != 1), now);
+    assert!(!steward.is_clock_in_doubt() && !steward.is_cut_off(now.instant));
+    let failures = |steward: &Steward<'_, Card>| steward.book().get(&node(1)).map(Entry::failures);
+    test_begins(&mut steward, 1, now);
+    assert_eq!(steward.handle_shown(outdated(1, false), address(1), now), Err(Refusal::NotNewer));
+    assert_eq!(failures(&steward), Some(1));
+    // While the known one is valid, it is a meeting.
+    meet(&mut steward, 1, now, now.date).unwrap();
+    assert_eq!(steward.handle_shown(outdated(1, false), address(1), now), Ok(Inserted::Met));
+    assert_eq!(failures(&steward), Some(0));
+}
+
+#[test]
+fn strangers_do_not_outshout_those_who_were_asked_the_time() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    meet_all(&mut steward, NODES, at(1));
+    assert_eq!(steward.clock(), ClockVerdict::Agrees);
+    for number in 100..200 {
+        steward.handle_time(node(number), address(number), at(9000).date, at(2));
+        steward.handle_shown(with(number, |_| ()), address(number), at(2)).ok();
+        // Nor if it is known by now, and was not asked.
+        steward.handle_time(node(number), address(number), at(9000).date, at(3));
+    }
+    assert_eq!(steward.clock(), ClockVerdict::Agrees);
+    assert!(!steward.is_clock_in_doubt());
 }

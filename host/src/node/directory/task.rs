@@ -250,6 +250,7 @@ impl Owner<'_> {
             strictness: wanted.strictness,
             avoid: &wanted.avoid,
             now: now.date,
+            draw_guards: true,
         };
         let path = self.steward.choose_path(&request, wanted.isolation, &mut SYSTEM.clone())?;
         let hops = path.hops().iter().filter_map(|hop| {
