@@ -213,7 +213,8 @@ impl City<'_, '_, '_> {
         let mut count = bodies.len();
         let mut version = 1;
         match kind {
-            0 => bodies[0][400] ^= 1,
+            // Each of them, because whoever asks does not verify what is said of itself.
+            0 => bodies.iter_mut().for_each(|body| body[400] ^= 1),
             1 => bodies[0] = self.expired(node),
             2 => bodies.reverse(),
             3 => count = usize::from(want.value()) + 1,

@@ -186,10 +186,6 @@ pub struct Citizen<'s> {
     pub(super) pace: Option<Pace>,
     /// When it is called for that.
     pub(super) armed: Option<Instant>,
-    /// When it last asked earlier than its pace would have it.
-    pub(super) hurried: Instant,
-    /// A hop has failed, and nobody was asked since.
-    pub(super) doubts: bool,
     /// There was nobody to be asked.
     pub(super) lone: bool,
     /// What the last exchange that was answered came to.
@@ -232,8 +228,6 @@ impl<'s> Citizen<'s> {
             requests: BTreeMap::new(),
             pace: None,
             armed: None,
-            hurried: Instant::from_millis(0),
-            doubts: false,
             lone: false,
             last: None,
             idle_since: Instant::from_millis(0),
@@ -249,7 +243,7 @@ impl<'s> Citizen<'s> {
     /// Begins anew with what was kept. What it counts is counted on.
     pub(super) fn restart(&mut self, steward: Steward<'s, Card>) {
         self.steward = steward;
-        (self.pace, self.armed, self.last, self.lone, self.doubts) = (None, None, None, false, false);
+        (self.pace, self.armed, self.last, self.lone) = (None, None, None, false);
         self.bootstrap.iter_mut().for_each(|contact| *contact = Contact::new(contact.address, contact.id));
     }
 

@@ -21,8 +21,6 @@
 //! - tables of links and circuits are small; no node runs out of file descriptors, and a link that cannot be made fails at once or never;
 //! - a node has fewer circuits than a host has places for exchanges that others begin, even over one link: there is no share for each link, and no silent
 //!   asker has to make room for another;
-//! - a path that fails brings the next exchange forward once in 2 s, however often that happens, and not ever later; a turn for a test that can wait is
-//!   lost while four tests are under way;
 //! - a steward looks at clock and phonebook every 10 s and not every second;
 //! - an answer is drawn from the phonebook as it is, and not from a list of up to a second ago;
 //! - bootstrap nodes are visited until they have been met and again when they have left the phonebook, but not because a path has failed;

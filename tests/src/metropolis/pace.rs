@@ -31,7 +31,7 @@ impl City<'_, '_, '_> {
         let at = self.net.instant().after(Duration::from_millis(wait));
         let citizen = &mut self.citizens[node];
         citizen.pace = Some(Pace::new(self.plan.settings, at));
-        (citizen.idle_since, citizen.hurried) = (at, at);
+        citizen.idle_since = at;
         self.set_alarm(node, Duration::from_millis(wait), Alarm::Pace);
         self.set_alarm(node, LOOK, Alarm::Look);
     }
@@ -65,14 +65,6 @@ impl City<'_, '_, '_> {
 
     pub(super) fn handle_pace(&mut self, node: NodeIndex) {
         let now = self.net.instant();
-        let busy = self.plan.settings.exchange_busy;
-        let citizen = &mut self.citizens[node];
-        if citizen.doubts && now >= citizen.hurried.after(busy) {
-            (citizen.doubts, citizen.hurried) = (false, now);
-            if let Some(pace) = &mut citizen.pace {
-                pace.handle_first_contact(now);
-            }
-        }
         while let Some(due) = self.citizens[node].pace.as_mut().and_then(|pace| pace.poll(now)) {
             match due {
                 Due::Exchange => {
@@ -96,12 +88,13 @@ impl City<'_, '_, '_> {
     fn take_turn(&mut self, node: NodeIndex) -> TestLoad {
         let (now, test_idle) = (self.now_of(node), self.plan.settings.test_idle);
         let citizen = &mut self.citizens[node];
+        // Without room for a test nobody's turn has come.
+        if citizen.visits.values().filter(|visit| visit.bootstrap.is_none()).count() >= TESTS {
+            return TestLoad::Waiting;
+        }
         let idle = now.instant >= citizen.idle_since.after(test_idle);
         if idle {
             citizen.idle_since = now.instant;
-        }
-        if citizen.visits.values().filter(|visit| visit.bootstrap.is_none()).count() >= TESTS {
-            return TestLoad::Waiting;
         }
         let (test, load) = citizen.steward.poll_test(idle, now, &mut citizen.rng);
         if let Some(test) = test {
@@ -111,14 +104,20 @@ impl City<'_, '_, '_> {
         load
     }
 
+    /// A path has failed.
+    pub(super) fn handle_path_failed(&mut self, node: NodeIndex) {
+        let now = self.net.instant();
+        if let Some(pace) = &mut self.citizens[node].pace {
+            pace.handle_path_failed(now);
+        }
+        self.arm_pace(node);
+    }
+
     /// Makes sure that the node is called when its pace is due, and not more often than that.
     fn arm_pace(&mut self, node: NodeIndex) {
         let now = self.net.instant();
-        let busy = self.plan.settings.exchange_busy;
         let citizen = &mut self.citizens[node];
-        let hurry = citizen.doubts.then(|| citizen.hurried.after(busy));
-        let due = citizen.pace.as_ref().and_then(Pace::poll_timeout);
-        let Some(at) = due.into_iter().chain(hurry).min() else { return };
+        let Some(at) = citizen.pace.as_ref().and_then(Pace::poll_timeout) else { return };
         let armed = citizen.armed.filter(|&armed| armed > now);
         if armed.is_none_or(|armed| at < armed) {
             citizen.armed = Some(at);
@@ -131,7 +130,6 @@ impl City<'_, '_, '_> {
     pub(super) fn rest(&mut self, node: NodeIndex, exchanged: Exchanged) {
         let now = self.net.instant();
         let citizen = &mut self.citizens[node];
-        citizen.doubts = false;
         citizen.last = Some(exchanged).filter(|&exchanged| exchanged != Exchanged::Failed).or(citizen.last);
         if let Some(pace) = &mut citizen.pace {
             pace.handle_exchanged(exchanged, now, &mut citizen.rng);

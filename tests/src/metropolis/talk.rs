@@ -314,7 +314,7 @@ impl City<'_, '_, '_> {
             Some(hop) => steward.handle_hop_failed(hop, now),
             None => path.iter().for_each(|hop| steward.handle_hop_doubted(&hop.node)),
         }
-        self.citizens[node].doubts = true;
+        self.handle_path_failed(node);
         self.pass_on(node);
         avoid
     }
