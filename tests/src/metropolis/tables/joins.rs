@@ -58,10 +58,14 @@ impl Progress {
     }
 }
 
-/// The median over `all` of what `part` says, if all have come that far.
+/// The medians over `all` of what `part` says, if all have come that far. Each by itself: whoever was the fifth to arrive need not have been
+/// the fifth in asking.
 fn middle(all: &[Progress], part: impl Fn(&Progress) -> Option<Reached>) -> Option<Reached> {
-    let reached: Option<Vec<_>> = all.iter().map(part).collect();
-    median(&reached?)
+    let reached: Vec<_> = all.iter().map(part).collect::<Option<_>>()?;
+    let after: Vec<_> = reached.iter().map(|reached| reached.after).collect();
+    let rounds: Vec<_> = reached.iter().map(|reached| reached.rounds).collect();
+    let bytes: Vec<_> = reached.iter().map(|reached| reached.bytes).collect();
+    Some(Reached { after: median(&after)?, rounds: median(&rounds)?, bytes: median(&bytes)? })
 }
 
 fn row(what: &str, nodes: usize, all: &[Progress], print: Print<'_>) {
