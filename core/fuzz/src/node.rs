@@ -1,9 +1,11 @@
 //! A node in the hands of its neighbours and of the outside: whatever comes, in whatever order, its books are in order
-//! after every step ([`Node::audit`]), it keeps to the credit that it was given, honest cells are never a violation,
-//! conversations carry what was said in them, and when all is over nothing is left.
+//! after every step ([`Node::audit`]), and what they say of every circuit, link and cell is what a plain model beside it says (`model`),
+//! which also says what every cell that comes has to be answered with, and whether the node may send what it sends. It keeps to the
+//! credit that it was given, conversations carry what was said in them, and when all is over nothing is left.
 //!
 //! Onions are not really peeled here (that is [`super::onion`]): what a job yields is chosen by the script, too.
 
+mod model;
 mod outside;
 mod peer;
 
@@ -30,6 +32,7 @@ use bulbil_core::wire::{CircuitId, CloseReason, Command, EndReason, Message, Nod
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use self::model::{Asked, Heard, Model, Peeled as Opened, Said, alike};
 use self::outside::Conversation;
 use self::peer::{Circuit, Peer, limits, seeds};
 use super::script::Script;
@@ -46,10 +49,12 @@ const STEPS_MAX: usize = 400;
 
 struct World<'m> {
     node: Node<'m>,
+    model: Model,
     now: Instant,
     peers: BTreeMap<LinkId, Peer>,
     links_made: u16,
-    jobs: Vec<(OnionIndex, Option<(u16, u32)>)>,
+    /// Onions that are being opened: whose each is, and its number in the model.
+    jobs: Vec<(OnionIndex, (u16, u32), u64)>,
     conversations: Vec<(ConversationId, Conversation)>,
     /// What the node has asked for and not yet got.
     wishes: VecDeque<(LinkId, LinkWish)>,
@@ -70,9 +75,9 @@ pub fn check(input: &[u8]) {
         relay: roles & 1 == 0,
         exit: roles & 2 == 0,
         limits: limits(4, CREDIT),
-        window_max: 32,
-        circuits_per_link: 4,
-        onions_per_link: 2,
+        window_max: model::WINDOW_MAX,
+        circuits_per_link: model::CIRCUITS_PER_LINK as u32,
+        onions_per_link: model::ONIONS_PER_LINK as u16,
         half_open_links: 3,
         patience: Patience::DEFAULT,
     };
@@ -95,6 +100,7 @@ pub fn check(input: &[u8]) {
     let node = Node::new(config, memory, &mut ChaCha20Rng::seed_from_u64(1)).expect("the configuration is sound");
     let mut world = World {
         node,
+        model: Model::new(roles & 1 == 0, roles & 2 == 0),
         now: Instant::default(),
         peers: BTreeMap::new(),
         links_made: 0,
@@ -117,8 +123,9 @@ pub fn check(input: &[u8]) {
 }
 
 impl World<'_> {
-    fn audit(&self) {
+    fn audit(&mut self) {
         assert_eq!(self.node.audit(), Ok(()));
+        self.model.compare(&self.node);
         let usage = self.node.usage();
         assert_eq!(usage.links, self.peers.len() + self.wanted(), "{usage:?}");
         assert!(usage.circuits <= CIRCUITS && usage.onions <= ONIONS && usage.origins <= ORIGINS, "{usage:?}");
@@ -146,7 +153,7 @@ impl World<'_> {
                 if self.circuit(link, id).is_some() {
                     let mut bytes = [0; CELL_LEN];
                     cell::emit_close(&mut bytes, CircuitId::new(id)?, reason);
-                    self.deliver(link, &mut bytes, true);
+                    self.deliver(link, &mut bytes, Said::Noise, true);
                     self.forget(link, id);
                 }
             }
@@ -163,11 +170,20 @@ impl World<'_> {
             }
             13 => self.talk(script)?,
             14 => match script.byte()? {
-                0..=1 => self.node.stop(),
-                2..=3 => self.node.handle_rotation(),
+                0..=1 => {
+                    self.node.stop();
+                    self.model.stop();
+                }
+                2..=3 => {
+                    self.node.handle_rotation();
+                    self.model.rotate();
+                }
                 4..=63 => self.open_own(script)?,
                 choice => {
                     self.now = Instant::from_millis(self.now.millis() + u64::from(choice) * u64::from(choice) * 20);
+                    if self.node.poll_timeout().is_some_and(|tick| tick <= self.now) {
+                        self.model.time(self.now);
+                    }
                     self.node.handle_timeout(self.now);
                 }
             },
@@ -217,22 +233,27 @@ impl World<'_> {
             parts_seen: 0,
             circuits: BTreeMap::new(),
         };
+        self.model.number(link, number);
         assert!(self.peers.insert(link, peer).is_none(), "a link's number was given away twice");
     }
 
     fn accept(&mut self, script: &mut Script<'_>) -> Option<()> {
         let choice = script.byte()?;
-        let Some(link) = self.node.accept_link(self.now) else { return Some(()) };
+        let accepted = self.node.accept_link(self.now);
+        self.model.accepted(accepted);
+        let Some(link) = accepted else { return Some(()) };
         self.add_peer(link, false);
         if choice < 16 {
             return Some(());
         }
         self.node.handle_link_answered(link);
+        self.model.answered(link);
+        self.audit_model();
         let limits = limits(1 + u16::from(choice % 4), 1 + u16::from(choice));
         let mut bytes = [0; CELL_LEN];
         cell::emit_header(&mut bytes, None, Command::HELLO);
         Hello { limits }.emit(cell::body_mut(&mut bytes));
-        self.deliver(link, &mut bytes, true);
+        self.deliver(link, &mut bytes, Said::Noise, true);
         self.peers.get_mut(&link)?.limits = Some(limits);
         Some(())
     }
@@ -262,16 +283,17 @@ impl World<'_> {
             cell::emit_header(&mut bytes, CircuitId::new(id), Command::OPEN);
             cell::body_mut(&mut bytes)[..2].copy_from_slice(&number.to_be_bytes());
             cell::body_mut(&mut bytes)[2..6].copy_from_slice(&id.to_be_bytes());
-            self.deliver(link, &mut bytes, false);
+            self.deliver(link, &mut bytes, Said::Noise, false);
         }
         Some(())
     }
 
     fn take_job(&mut self) {
-        if let Some((job, onion)) = self.node.poll_job() {
-            let number = u16::from_be_bytes([onion[0], onion[1]]);
-            let id = u32::from_be_bytes([onion[2], onion[3], onion[4], onion[5]]);
-            self.jobs.push((job, Some((number, id))));
+        let job =
+            self.node.poll_job().map(|(job, onion)| (job, *onion.first_chunk::<6>().expect("an onion is longer")));
+        let number = self.model.job(job.map(|(_, label)| label));
+        if let (Some((job, [high, low, id @ ..])), Some(number)) = (job, number) {
+            self.jobs.push((job, (u16::from_be_bytes([high, low]), u32::from_be_bytes(id)), number));
         }
     }
 
@@ -283,8 +305,7 @@ impl World<'_> {
         if self.jobs.is_empty() {
             return Some(());
         }
-        let (job, name) = self.jobs.remove(at % self.jobs.len());
-        let name = name.unwrap_or_default();
+        let (job, name, number) = self.jobs.remove(at % self.jobs.len());
         let [forward, backward] = seeds(name);
         let next = |to: u8| Instruction::Next { address: address(to), node: NodeId([to; 32]) };
         let instruction = match choice {
@@ -303,8 +324,15 @@ impl World<'_> {
         if let Some(circuit) = self.by_number(name) {
             circuit.exits = instruction == Instruction::Last;
         }
-        let peeled = if choice == 0xff { Err(OnionRejected::NotAuthentic) } else { Ok(peeled) };
+        let next = match instruction {
+            Instruction::Next { node, .. } => Some(node.0[0]),
+            Instruction::Last => None,
+        };
+        let opened = Opened { next, tag, epoch: if choice == 0xfe { 2 } else { 1 }, keys: name };
+        let rejected = choice == 0xff;
+        let peeled = if rejected { Err(OnionRejected::NotAuthentic) } else { Ok(peeled) };
         self.node.handle_peeled(job, peeled, self.now);
+        self.model.peeled(number, (!rejected).then_some(opened), &self.node);
         Some(())
     }
 
@@ -339,6 +367,18 @@ impl World<'_> {
             48..=51 => Message::Begin { options: BeginOptions::default(), target, first: &[] },
             _ => Message::Data(&data),
         };
+        let said = match &message {
+            Message::Begin { options: BeginOptions { sign, once }, target, first } => Said::Begin {
+                service: matches!(target, Target::Service(_)),
+                sign: *sign,
+                once: *once,
+                first: first.len(),
+            },
+            Message::Data(data) => Said::Data(data.len()),
+            Message::Fin => Said::Fin,
+            Message::End(_) => Said::End,
+            _ => Said::Drop,
+        };
         match message {
             Message::Begin { first, .. } if choice / 4 != 12 || circuit.said.is_empty() => {
                 circuit.said.extend_from_slice(first);
@@ -355,7 +395,7 @@ impl World<'_> {
         message.emit(room).expect("the message is sound");
         circuit.forward.originate(HopIndex::new(0)?, Command::RELAY, body).expect("the path has a hop");
         cell::emit_header(&mut bytes, CircuitId::new(id), Command::RELAY);
-        self.send_relay(link, id, &mut bytes);
+        self.send_relay(link, id, &mut bytes, said);
         Some(())
     }
 
@@ -364,20 +404,20 @@ impl World<'_> {
         let fill = script.byte()?;
         let mut bytes = [fill; CELL_LEN];
         cell::emit_header(&mut bytes, CircuitId::new(id), Command::RELAY);
-        self.send_relay(link, id, &mut bytes);
+        self.send_relay(link, id, &mut bytes, Said::Noise);
         Some(())
     }
 
     /// A relay cell comes, within its sender's room or beyond.
-    fn send_relay(&mut self, link: LinkId, id: u32, bytes: &mut [u8; CELL_LEN]) {
+    fn send_relay(&mut self, link: LinkId, id: u32, bytes: &mut [u8; CELL_LEN], said: Said) {
         let Some(circuit) = self.circuit(link, id) else { return };
         // Relay cells come behind the whole onion and within the room.
         if circuit.parts == 10 && circuit.room > 0 {
             circuit.room -= 1;
-            return self.deliver(link, bytes, false);
+            return self.deliver(link, bytes, said, false);
         }
         let late = self.node.counters().late;
-        let taken = self.node.handle_cell(link, bytes, self.now);
+        let taken = self.hand(link, bytes, said);
         assert!(taken.is_err() || self.node.counters().late > late, "a cell that may not come");
         if taken.is_err() {
             self.drop_link(link);
@@ -395,19 +435,31 @@ impl World<'_> {
         }
         let mut bytes = [0; CELL_LEN];
         CreditWriter::new(&mut bytes).push(CircuitId::new(id)?, cells.try_into().ok()?).ok()?;
-        self.deliver(link, &mut bytes, true);
+        self.deliver(link, &mut bytes, Said::Noise, true);
         Some(())
     }
 
     /// A cell comes that the protocol allows; only a flood of refusals may cost the link.
-    fn deliver(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN], certain: bool) {
-        match self.node.handle_cell(link, bytes, self.now) {
+    fn deliver(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN], said: Said, certain: bool) {
+        match self.hand(link, bytes, said) {
             Ok(()) => {}
             Err(Violation::Flood) if !certain => self.drop_link(link),
             Err(Violation::OutOfTurn) if self.is_closing(link) => self.drop_link(link),
             Err(_) if self.peers.get(&link).is_some_and(|peer| peer.rogue) => self.drop_link(link),
             Err(error) => panic!("{error}, but the cell was honest"),
         }
+    }
+
+    /// A cell comes; the node's answer to it is the model's.
+    fn hand(&mut self, link: LinkId, bytes: &mut [u8; CELL_LEN], said: Said) -> Result<(), Violation> {
+        let expected = self.model.cell(link, *bytes, said);
+        let answer = self.node.handle_cell(link, bytes, self.now);
+        assert!(alike(expected, answer), "the model says {expected:?}, the node {answer:?}");
+        answer
+    }
+
+    fn audit_model(&mut self) {
+        self.model.compare(&self.node);
     }
 
     /// Whether the node has decided to close the link, or has given its place to another, and its owner has not heard of that.
@@ -427,7 +479,7 @@ impl World<'_> {
             return;
         }
         let copy = *bytes;
-        if self.node.handle_cell(link, bytes, self.now).is_err() {
+        if self.hand(link, bytes, Said::Noise).is_err() {
             return self.drop_link(link);
         }
         // What it changed on either side cannot be told from here: the circuits that it could mean are nobody's now.
@@ -474,7 +526,9 @@ impl World<'_> {
             }
         }
         // Without a peer it is one that the node wanted and gave up.
+        self.model.link_down(link);
         self.node.handle_link_down(link, self.now);
+        self.audit_model();
     }
 
     /// Links in use, which the node has not decided to close.
@@ -520,6 +574,8 @@ impl World<'_> {
                                 PeerLimits { record_cells, credit, circuits },
                                 self.now,
                             );
+                            self.model.up(link, credit, circuits);
+                            self.audit_model();
                         }
                     }
                 }
@@ -541,6 +597,7 @@ impl World<'_> {
             let Some(limits) = peer.limits else { return assert_eq!(count, 0, "a link that is not up sends") };
             assert!(count <= usize::from(limits.record_cells.value()));
             for cell in &mut out[..count] {
+                self.model.sent(link, *cell);
                 peer.receive(cell, limits.credit.value());
             }
             for (&id, circuit) in peer.circuits.iter().filter(|(id, circuit)| **id < 255 && !circuit.told.is_empty()) {
@@ -549,6 +606,7 @@ impl World<'_> {
                 assert!(told, "the client was told something else than the target said");
             }
             if count == 0 {
+                self.model.silent(link);
                 return;
             }
             self.audit();
@@ -564,8 +622,10 @@ impl World<'_> {
                 break;
             }
         }
-        for (job, _) in core::mem::take(&mut self.jobs) {
+        for (job, _, number) in core::mem::take(&mut self.jobs) {
             self.node.handle_peeled(job, Err(OnionRejected::NotAuthentic), self.now);
+            self.model.peeled(number, None, &self.node);
+            self.audit_model();
         }
         while let Some((link, wish)) = self.wishes.pop_front().or_else(|| self.node.poll_link()) {
             match wish {
@@ -591,9 +651,11 @@ impl World<'_> {
                     // Whoever still has no answer from the target gets one.
                     let (name, _) = &self.conversations[at];
                     self.node.handle_failed(*name, EndReason::Reset, self.now);
+                    self.model.failed(*name);
                 }
                 self.output(at, 4096, 0);
                 assert_eq!(self.node.audit(), Ok(()));
+                self.audit_model();
             }
         }
         assert_eq!(self.node.usage(), Usage::default(), "something is left");

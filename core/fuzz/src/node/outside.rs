@@ -1,13 +1,13 @@
 //! What happens at a node's conversations: the targets of its exit, and applications that open circuits of its own.
 
 use bulbil_core::crypto::onion::{HopKeys, ONION_LEN};
-use bulbil_core::node::{Ask, Opening, Output};
+use bulbil_core::node::{Ask, OpenRefused, Opening, Output};
 use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::{EndReason, NodeId, Service, Target, UnixTime};
 
 use super::super::script::Script;
 use super::peer::seeds;
-use super::{World, address};
+use super::{Asked, Heard, World, address};
 
 /// A conversation at the exit, by the circuit that its target names.
 #[derive(Default)]
@@ -33,30 +33,51 @@ impl World<'_> {
         let (name, conversation) = &mut self.conversations[at];
         let name = *name;
         let exit = self.node.config().exit;
-        match self.node.poll_ask(name) {
+        let asked = self.model.ask(name);
+        let ask = self.node.poll_ask(name);
+        let asks = match ask {
+            Some(Ask::Connect(_)) => Asked::Connect,
+            Some(Ask::Sign(..)) => Asked::Sign,
+            None => Asked::Nothing,
+        };
+        assert_eq!(asked, asks, "what the node asks: model, node");
+        match ask {
             Some(Ask::Connect(Target::Tcp(bulbil_core::wire::Host::Ip(std::net::IpAddr::V4(ip)), _))) => {
                 assert!(exit, "a target behind a node that is no exit");
                 let [_, high, low, id] = ip.octets();
                 conversation.circuit = Some((u16::from_be_bytes([high, low]), u32::from(id)));
                 match choice {
-                    0..=31 => self.node.handle_failed(name, EndReason::Refused, self.now),
+                    0..=31 => {
+                        self.node.handle_failed(name, EndReason::Refused, self.now);
+                        self.model.failed(name);
+                    }
                     32..=47 => {}
-                    _ => self.node.handle_connected(name, address(5), self.now),
+                    _ => {
+                        self.node.handle_connected(name, address(5), self.now);
+                        self.model.reached(name);
+                    }
                 }
                 return Some(());
             }
             Some(Ask::Connect(Target::Service(Service::Phonebook))) => {
                 conversation.circuit = self.service;
                 match choice {
-                    0..=31 => self.node.handle_failed(name, EndReason::NoService, self.now),
+                    0..=31 => {
+                        self.node.handle_failed(name, EndReason::NoService, self.now);
+                        self.model.failed(name);
+                    }
                     32..=47 => {}
-                    _ => self.node.handle_served(name, self.now),
+                    _ => {
+                        self.node.handle_served(name, self.now);
+                        self.model.reached(name);
+                    }
                 }
                 return Some(());
             }
             Some(Ask::Connect(_)) => panic!("a target that nobody named"),
             Some(Ask::Sign(..)) => {
                 self.node.handle_signed(name, UnixTime(7), &[3; 256], self.now);
+                self.model.signed(name);
                 return Some(());
             }
             None => {}
@@ -69,13 +90,23 @@ impl World<'_> {
                 let bytes = vec![before as u8 ^ choice; len];
                 let taken = self.node.handle_input(name, &bytes, self.now);
                 assert_eq!(taken, room.min(len));
+                assert_eq!(self.model.input(name, len), taken, "bytes that find room: model, node");
                 if let Some(answers) = answers {
                     answers.extend_from_slice(&bytes[..taken]);
                 }
             }
-            96..=103 => self.node.handle_input_finished(name, self.now),
-            104..=111 => self.node.close_conversation(name, choice & 1 == 0, self.now),
-            112..=115 => self.node.handle_failed(name, EndReason::Reset, self.now),
+            96..=103 => {
+                self.node.handle_input_finished(name, self.now);
+                self.model.input_finished(name);
+            }
+            104..=111 => {
+                self.node.close_conversation(name, choice & 1 == 0, self.now);
+                self.model.let_go(name, choice & 1 == 0);
+            }
+            112..=115 => {
+                self.node.handle_failed(name, EndReason::Reset, self.now);
+                self.model.failed(name);
+            }
             _ => {
                 self.output(at, len, usize::from(choice & 0x0f));
             }
@@ -87,12 +118,15 @@ impl World<'_> {
     pub(super) fn output(&mut self, at: usize, len: usize, stay: usize) -> bool {
         let (name, conversation) = &mut self.conversations[at];
         let mut buffer = vec![0; len];
-        match self.node.poll_output(*name, &mut buffer, self.now) {
+        let output = self.node.poll_output(*name, &mut buffer, self.now);
+        assert_eq!(self.model.output(*name, len), Heard::from(output), "what the outside hears: model, node");
+        match output {
             Output::Nothing | Output::Finish => true,
             Output::Bytes(count) => {
                 let written = count.saturating_sub(stay);
                 conversation.received.extend_from_slice(&buffer[..written]);
                 self.node.handle_written(*name, written, self.now);
+                self.model.written(*name, written);
                 if let Some(circuit) = conversation.circuit {
                     let received = conversation.received.clone();
                     let history = self.history.get(&circuit).cloned();
@@ -131,7 +165,9 @@ impl World<'_> {
             first: script.bytes(8),
         };
         let before = self.node.usage();
-        match self.node.open(&opening, self.now) {
+        let opened = self.node.open(&opening, self.now);
+        self.model.opened(opened.map_err(|refused| refused == OpenRefused::Busy), hops, to, &self.node);
+        match opened {
             Ok(name) => self.conversations.push((name, Conversation::default())),
             Err(_) => assert_eq!(self.node.usage(), before, "a refused circuit left something"),
         }

@@ -140,7 +140,8 @@ pub(super) fn limits(cells: u16, credit: u16) -> LinkLimits {
 /// The keys of a circuit: forward, backward.
 pub(super) fn seeds((number, id): (u16, u32)) -> [Seed; 2] {
     [0, 1].map(|direction| {
-        let mut bytes = [direction; 80];
+        // No part of it is all zeros: a universal hash with such a key is no hash, and who has lost step would be understood again.
+        let mut bytes = core::array::from_fn(|at| (at as u8) << 1 | direction);
         bytes[..2].copy_from_slice(&number.to_be_bytes());
         bytes[2..6].copy_from_slice(&id.to_be_bytes());
         Seed::from_bytes(bytes)
