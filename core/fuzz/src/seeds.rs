@@ -415,7 +415,10 @@ pub fn node() -> Vec<Seed> {
     const REJECT_1: &[u8] = &[1, 1, 0, 3, 4, 0, 0xff];
     const LATER: &[u8] = &[14, 255];
     const BEGIN_SERVICE: &[u8] = &[6, 0, 0, 0x1c, 5];
-    let seeds: [(&str, &[&[u8]]); 20] = [
+    // Noise on the circuit of the first link, and of the second.
+    const NOISE: &[u8] = &[8, 0, 0, 7, 8, 0, 0, 9];
+    const NOISE_BACK: &[u8] = &[8, 1, 0, 7, 8, 1, 0, 9];
+    let seeds: [(&str, &[&[u8]]); 22] = [
         ("onion-rejected", &[&[0], &rejected, PUMP]),
         ("role-refused", &[&[2], exit, PUMP]),
         ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
@@ -432,6 +435,35 @@ pub fn node() -> Vec<Seed> {
         ("service-at-relay", &[&[2], exit, BEGIN_SERVICE, CONNECT, SAY_FIN, READ, ANSWER, ANSWER_FIN, PUMP]),
         ("target-at-relay", &[&[2], exit, BEGIN, SAY, CONNECT, PUMP]),
         ("passing", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[8, 1, 0, 7], PUMP]),
+        (
+            "window-used-up",
+            &[&[0], exit, BEGIN, CONNECT, SAY, SAY, SAY, SAY, SAY, SAY, SAY, READ, READ, PUMP, SAY, READ, PUMP],
+        ),
+        (
+            "windows-used-up-passing",
+            &[
+                &[0],
+                relay,
+                NOISE,
+                NOISE,
+                NOISE,
+                NOISE,
+                LINK_UP,
+                PUMP,
+                PUMP,
+                NOISE,
+                NOISE_BACK,
+                NOISE_BACK,
+                NOISE_BACK,
+                NOISE_BACK,
+                PUMP,
+                PUMP,
+                PUMP,
+                NOISE_BACK,
+                PUMP,
+                PUMP,
+            ],
+        ),
         ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),
         ("next-hop-lost", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[15, 1], PUMP]),
         ("expires", &[&[0], exit, BEGIN, CONNECT, LATER, LATER, LATER, PUMP, LATER, PUMP]),
