@@ -418,7 +418,7 @@ pub fn node() -> Vec<Seed> {
     // Noise on the circuit of the first link, and of the second.
     const NOISE: &[u8] = &[8, 0, 0, 7, 8, 0, 0, 9];
     const NOISE_BACK: &[u8] = &[8, 1, 0, 7, 8, 1, 0, 9];
-    let seeds: [(&str, &[&[u8]]); 22] = [
+    let seeds: [(&str, &[&[u8]]); 23] = [
         ("onion-rejected", &[&[0], &rejected, PUMP]),
         ("role-refused", &[&[2], exit, PUMP]),
         ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
@@ -464,6 +464,8 @@ pub fn node() -> Vec<Seed> {
                 PUMP,
             ],
         ),
+        // Only a part of the onion has left.
+        ("next-hop-speaks-before-it-has-the-onion", &[&[0], relay, LINK_UP, &[12, 0, 8], &[8, 1, 0, 7], REJECT, PUMP]),
         ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),
         ("next-hop-lost", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[15, 1], PUMP]),
         ("expires", &[&[0], exit, BEGIN, CONNECT, LATER, LATER, LATER, PUMP, LATER, PUMP]),

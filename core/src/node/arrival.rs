@@ -182,7 +182,9 @@ impl Node<'_> {
                 debug_assert!(kept.is_ok(), "the sender's room was checked");
                 if entry.entering(side).sendable()
                     && let End::Link(link, _) = entry.end(side.opposite())
-                    && entry.role.is_sending()
+                    // Only forward cells wait for the onion. A next hop that speaks before it has the whole is not honest, but must not
+                    // make what it says wait for ever.
+                    && (side == Side::Outward || entry.role.is_sending())
                 {
                     self.list_output(index, side.opposite(), link);
                 } else if entry.end(side.opposite()) == End::Conversation {
