@@ -114,7 +114,8 @@ impl PathRequest<'_> {
     }
 
     fn can_be_hop<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
-        choice.entry.is_usable() && choice.entry.is_valid_at(self.now) && !choice.is_one_of(self.avoid)
+        let entry = choice.entry;
+        entry.is_usable() && !entry.is_failing() && entry.is_valid_at(self.now) && !choice.is_one_of(self.avoid)
     }
 
     pub(super) fn can_relay<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {

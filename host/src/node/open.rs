@@ -144,7 +144,9 @@ impl Inner {
                 let _changed_or_not = timeout_at(deadline.min(Instant::now() + pause), changes.changed()).await;
             }
             let path = self.wait_for_path(last, isolation, &attempts.avoid, deadline).await;
-            if path.is_ok() || attempts.avoid.is_empty() {
+            // A guard that has just failed is no way around, where there is no other one.
+            let is_around = |path: &Vec<ChosenHop>| path.iter().all(|hop| !attempts.avoid.contains(&hop.node));
+            if attempts.avoid.is_empty() || path.as_ref().is_ok_and(|path| pause_first || is_around(path)) {
                 return path;
             }
         }

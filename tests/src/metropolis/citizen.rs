@@ -75,8 +75,7 @@ impl Household {
             own,
             grouping: plan.defences.grouping(),
             settings: Settings {
-                // Five times as long as from exchange to exchange.
-                lonely: plan.settings.exchange.saturating_mul(5),
+                lonely: (plan.settings.exchange * 5).max(plan.settings.test_idle * 10),
                 ..Settings::DEFAULT
             },
         }

@@ -13,7 +13,6 @@ use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::Test;
 use bulbil_core::phonebook::exchange::{Due, Exchanged, Pace, Settings, TestLoad};
 use bulbil_core::time::Instant;
-use rand_core::Rng as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -50,6 +49,13 @@ pub struct Intervals {
     pub retry: Duration,
     /// Between two looks at whether the phonebook has to be stored.
     pub save: Duration,
+}
+
+impl Intervals {
+    /// Without any answer for so long it is this node's own connection that fails; and within it enough others can be asked whether they are there.
+    pub(super) fn lonely(&self) -> Duration {
+        (self.exchange.unwrap_or(EXCHANGE) * 5).max(self.test * IDLE * 10)
+    }
 }
 
 impl Default for Intervals {
@@ -108,11 +114,8 @@ impl Gossip {
                             if idle {
                                 idle_since = now();
                             }
-                            let Some((mut next, left)) = self.directory.next_test(idle).await else { return };
+                            let Some((next, left)) = self.directory.next_test(idle).await else { return };
                             load = left;
-                            if next.is_none() && idle && !asks {
-                                next = whoever_was_met(&self.directory).await;
-                            }
                             if let Some(next) = next {
                                 testing.spawn(test_one(next, self.directory.clone(), self.commands.clone()));
                             }
@@ -157,15 +160,6 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// A random node that was met, for a test that only shows whether others answer: a node that asks nobody would else hear nobody for so long that it took
-/// itself for cut off, and dropped nothing that has expired.
-async fn whoever_was_met(directory: &Directory) -> Option<Test> {
-    let mut known = directory.known().await?;
-    known.retain(|known| known.met && !known.disputed && known.failures == 0);
-    let drawn = SYSTEM.clone().next_u64() as usize % known.len().max(1);
-    known.get(drawn).map(|known| Test { node: known.node, address: known.address, urgent: false })
 }
 
 /// Links to a node. If it answers, the link itself tells the phonebook.
