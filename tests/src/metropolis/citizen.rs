@@ -70,7 +70,7 @@ pub(super) struct Household {
 }
 
 impl Household {
-    pub(super) const fn new(own: NodeId, plan: &Plan) -> Self {
+    pub(super) fn new(own: NodeId, plan: &Plan) -> Self {
         Self {
             own,
             grouping: plan.defences.grouping(),
