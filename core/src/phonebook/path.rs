@@ -122,6 +122,10 @@ impl PathRequest<'_> {
         choice.entry.has(Flag::Relay) && self.can_be_hop(choice)
     }
 
+    fn can_exit<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
+        choice.entry.has(Flag::Exit) && self.can_be_hop(choice)
+    }
+
     fn can_be_last<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
         let entry = choice.entry;
         let may_be = match self.last {
@@ -142,9 +146,9 @@ impl PathRequest<'_> {
 /// Why no path can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PathError {
-    /// Exits are known, and none of them accepts the target's port.
+    /// Exits that could be used are known, and none of them accepts the target's port.
     NoExitForPort(u16),
-    /// No exit is known, or no node for a service.
+    /// No exit that can be used is known, or no node for a service.
     NoLastHop,
     /// The node that the path should end at is not known, not valid or avoided.
     UnknownNode,
@@ -463,7 +467,8 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         if last_hops.clone().next().is_none() {
             let mut any = self.choices(all_last);
             return Err(match request.last {
-                LastHop::Exit { port: Some(port) } if any.any(|choice| choice.entry.has(Flag::Exit)) => {
+                // That one has expired, as all have if the clock is wrong, says nothing about ports.
+                LastHop::Exit { port: Some(port) } if any.any(|choice| request.can_exit(&choice)) => {
                     PathError::NoExitForPort(port)
                 }
                 LastHop::Node(_) => PathError::UnknownNode,

@@ -13,6 +13,7 @@ use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::Test;
 use bulbil_core::phonebook::exchange::{Due, Exchanged, Pace, Settings, TestLoad};
 use bulbil_core::time::Instant;
+use embedded_io::ErrorKind;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -171,7 +172,8 @@ async fn test_one(test: Test, directory: Directory, commands: Commands) {
     }
     match timeout(TEST_TIME, met).await {
         Ok(Ok(Ok(_))) => directory.tallies().tests.answered += 1,
-        Ok(Ok(Err(LinkEnd::Shutdown))) => {}
+        // Without an open file for the link it is this node that has failed.
+        Ok(Ok(Err(LinkEnd::Shutdown | LinkEnd::Io(ErrorKind::OutOfMemory)))) => {}
         Ok(Ok(Err(end))) => {
             directory.tallies().tests.failed += 1;
             directory.unreached(test.node, end);
