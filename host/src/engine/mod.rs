@@ -97,7 +97,7 @@ pub struct Status {
 }
 
 /// Connections that listeners may hand over before the engine has taken them.
-const ACCEPTED: usize = 64;
+const ACCEPTED: usize = 8;
 /// After the system refuses to accept a connection, for want of file descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long open circuits have to end by themselves when the node stops.
