@@ -328,6 +328,11 @@ impl<C> Entry<C> {
         self.last_met == 0 || passed(self.last_met, now, span)
     }
 
+    /// Whether it was met no longer ago than `span`, as far as is known: a meeting that lies in the future may have been any time ago.
+    pub(super) fn was_met_within(&self, span: Duration, now: UnixTime) -> bool {
+        self.last_met != 0 && now.since(UnixTime(self.last_met.into())).is_none_or(|passed| passed < span)
+    }
+
     fn is_pause_over(&self, now: UnixTime, first_pause: Duration) -> bool {
         let doublings = self.failures.saturating_sub(1).min(DOUBLINGS_MAX);
         self.failures == 0 || passed(self.last_try, now, first_pause * (1 << doublings))

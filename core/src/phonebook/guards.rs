@@ -23,8 +23,8 @@ pub const GUARDS_KEPT_MAX: usize = 8;
 pub const GUARDS_LEN_MAX: usize = 1 + GUARDS_KEPT_MAX * STORED_LEN;
 /// A guard that could not be used for so long on end is given up; only time in which it could have been seen to be back counts.
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(20 * 86_400);
-/// If the list is full and not one of it could be used for so long, the one that was unusable longest is given up before its time: one after the
-/// other, so that whoever takes all of them down chooses no more than one first hop in that time.
+/// If the list is full and less than two of it could be used within that time, the one that was unusable longest is given up before its own is
+/// over: one after the other, so that whoever takes all of them down has no more than two drawn in that time.
 pub(super) const GUARD_DROUGHT: Duration = Duration::from_secs(3600);
 /// So much time at most counts from one review to the next, twice a node's usual interval: for longer it was off, asleep or cut off, and
 /// that says nothing about a guard.
@@ -77,8 +77,8 @@ impl Eq for Guard {}
 /// a path is. One that has left the phonebook, is in dispute, is avoided by a request, or whose descriptor is not valid at the moment, is passed
 /// over and keeps its place. While fewer than two can be used, or all that can are in the group of every possible last hop, further ones are
 /// drawn and put at the end. If the list is full, or the request draws nobody ([`PathRequest::draw_guards`]), those that it avoids are tried
-/// again instead: whoever makes one guard after the other fail gets no further. Only one that was unusable for [`GUARD_PATIENCE`] leaves, or of a
-/// full list that is of no use at all one in a [`GUARD_DROUGHT`] ([`Guards::review`]).
+/// again instead: whoever makes one guard after the other fail gets no further. Only one that was unusable for [`GUARD_PATIENCE`] leaves, or one
+/// of a full list that is hardly of use any more ([`GUARD_DROUGHT`], [`Guards::review`]).
 #[derive(Debug, Clone, Default)]
 pub struct Guards {
     kept: Vec<Guard, GUARDS_KEPT_MAX>,
@@ -164,7 +164,7 @@ impl Guards {
         self.kept.iter().any(|guard| guard.node == *node)
     }
 
-    /// Notes for how long who could not be used, and gives up who could not be for [`GUARD_PATIENCE`] on end, or one in a [`GUARD_DROUGHT`]: of the time since the last review
+    /// Notes for how long who could not be used, and gives up who could not be for [`GUARD_PATIENCE`] on end, or in a [`GUARD_DROUGHT`]: of the time since the last review
     /// no more than [`GUARD_REVIEW_MAX`] counts. To be called from time to time, but not while the own clock is in doubt, nor before those that are
     /// known were given time to show their new descriptors (after a start, or when the node was cut off).
     pub fn review<C: Borrow<VerifiedDescriptor> + Clone>(&mut self, book: &Phonebook<'_, C>, now: UnixTime) {
@@ -177,10 +177,11 @@ impl Guards {
             guard.unusable = if is_usable { 0 } else { guard.unusable.saturating_add(passed.as_secs() as u32) };
             u64::from(guard.unusable) < GUARD_PATIENCE.as_secs()
         });
-        let spans = || self.kept.iter().map(|guard| guard.unusable);
-        if self.kept.is_full() && spans().all(|span| u64::from(span) >= GUARD_DROUGHT.as_secs()) {
-            let longest = spans().max();
-            let longest = spans().position(|span| Some(span) == longest);
+        let long = |guard: &&Guard| u64::from(guard.unusable) >= GUARD_DROUGHT.as_secs();
+        let left = self.kept.len() - self.kept.iter().filter(long).count();
+        if self.kept.is_full() && left < USABLE_MIN {
+            let longest = self.kept.iter().map(|guard| guard.unusable).max();
+            let longest = self.kept.iter().position(|guard| Some(guard.unusable) == longest);
             longest.map(|longest| self.kept.remove(longest));
         }
     }
@@ -244,7 +245,7 @@ impl Guards {
         book: &'b Phonebook<'_, C>,
         request: &PathRequest<'_>,
     ) -> Vec<Choice<'b, C>, GUARDS_MAX> {
-        let request = PathRequest { avoid: &[], ..*request };
+        let request = PathRequest { avoid: &[], even_failing: true, ..*request };
         let choices = self.kept.iter().filter_map(|guard| book.choice_of(&guard.node));
         choices.filter(|choice| request.can_relay(choice)).take(GUARDS_MAX).collect()
     }
@@ -485,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_list_of_which_nothing_is_left_gives_up_one_an_hour() {
+    fn a_full_list_of_which_too_little_is_left_gives_up_one_after_the_other() {
         let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
         let (mut book, _, _) = drawn(&mut room, 9);
         let mut guards = Guards::restore((100..108).map(|number| card(number).node()));
@@ -501,15 +502,21 @@ mod tests {
         assert_eq!(review(&mut guards, &book, 60), GUARDS_KEPT_MAX);
         assert_eq!(review(&mut guards, &book, 1), GUARDS_KEPT_MAX - 1, "and the list is not full any more");
         assert_eq!(review(&mut guards, &book, 200), GUARDS_KEPT_MAX - 1);
-        // Another one is drawn. When that is gone too, it has an hour to come back.
-        let path = book.choose_path(&request(&[]), &mut guards, &mut rng(1)).unwrap();
-        let fresh = path.hops()[0].node;
-        assert_eq!(guards.nodes().len(), GUARDS_KEPT_MAX);
+        let draw = |guards: &mut Guards, book: &Phonebook<'_, Card>| {
+            book.choose_path(&request(&[]), guards, &mut rng(1)).unwrap();
+            *guards.nodes().last().unwrap()
+        };
+        // One that is drawn is not enough, two are.
+        let first = draw(&mut guards, &book);
+        assert_eq!(review(&mut guards, &book, 1), GUARDS_KEPT_MAX - 1);
+        let second = draw(&mut guards, &book);
+        assert!(first != second && guards.nodes().len() == GUARDS_KEPT_MAX);
         assert_eq!(review(&mut guards, &book, 200), GUARDS_KEPT_MAX);
-        book.remove(&fresh);
+        // When one of them is gone too, it has an hour to come back.
+        book.remove(&second);
         assert_eq!(review(&mut guards, &book, 59), GUARDS_KEPT_MAX);
         assert_eq!(review(&mut guards, &book, 2), GUARDS_KEPT_MAX - 1);
-        assert!(guards.nodes().contains(&fresh), "those that were away for longer go first");
+        assert!([first, second].iter().all(|node| guards.nodes().contains(node)), "those away for longer go first");
     }
 
     #[test]

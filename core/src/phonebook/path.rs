@@ -101,6 +101,8 @@ pub struct PathRequest<'a> {
     pub avoid: &'a [NodeId],
     /// The time, for the validity of descriptors.
     pub now: UnixTime,
+    /// Whether nodes that have failed so often that they would have left may be on the path: only where there is none without them.
+    pub even_failing: bool,
     /// Whether guards may be drawn beyond those in use: not by a node that may be cut off from all but those who want to be drawn.
     pub draw_guards: bool,
 }
@@ -110,12 +112,15 @@ impl PathRequest<'_> {
     #[must_use]
     pub fn new(last: LastHop, now: UnixTime) -> Self {
         let (hops, strictness) = (HopCount::default(), Strictness::default());
-        Self { hops, last, strictness, avoid: &[], now, draw_guards: true }
+        Self { hops, last, strictness, avoid: &[], now, even_failing: false, draw_guards: true }
     }
 
     fn can_be_hop<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
         let entry = choice.entry;
-        entry.is_usable() && !entry.is_failing() && entry.is_valid_at(self.now) && !choice.is_one_of(self.avoid)
+        entry.is_usable()
+            && (self.even_failing || !entry.is_failing())
+            && entry.is_valid_at(self.now)
+            && !choice.is_one_of(self.avoid)
     }
 
     pub(super) fn can_relay<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {

@@ -272,7 +272,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
     /// The groups, [`COMPANY_KNOWN`] at most, of those who can tell whether this node is cut off: met within [`COMPANY_AGE`], while it was not.
     fn acquainted_groups(&self, now: Now) -> Vec<NetworkGroup, COMPANY_KNOWN> {
         let mut groups = Vec::new();
-        for entry in self.book.iter().filter(|entry| entry.is_proven() && !entry.is_unmet_for(COMPANY_AGE, now.date)) {
+        for entry in self.book.iter().filter(|entry| entry.is_proven() && entry.was_met_within(COMPANY_AGE, now.date)) {
             if !groups.contains(&entry.group()) && (groups.push(entry.group()).is_err() || groups.is_full()) {
                 break;
             }
@@ -370,11 +370,13 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         // Elsewhere than where it says that it is, it has not been met there.
         let met = verified.address() == address;
         let source = if met { Source::Met } else { Source::Peer(self.book.group_of(address)) };
-        let was_tried = self.book.get(&node).is_some_and(Entry::is_tried);
+        let known = self.book.get(&node);
+        let (was_tried, was_proven) = (known.is_some_and(Entry::is_tried), known.is_some_and(Entry::is_proven));
         let alone = self.is_cut_off(now) && self.acquainted_groups(now).is_full();
         let taken = self.book.insert(card, source, now.date);
-        if met && (!alone || !was_tried) {
-            self.mark(&node, alone);
+        if met {
+            // It may have moved, and be another entry now.
+            self.mark(&node, alone && !was_proven);
         }
         match taken {
             Ok(Inserted::Met) if was_tried => self.changed = true,
@@ -519,10 +521,12 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         // A path is chosen by the date alone; the moment of the last call is near enough.
         let draw_guards = request.draw_guards && !self.is_cut_off(self.seen);
         let request = &PathRequest { draw_guards, ..*request };
-        match isolation {
+        let mut choose = |request: &PathRequest<'_>| match isolation {
             Some(key) => self.paths.path_for(key, &self.book, request, &mut self.guards, rng),
             None => self.book.choose_path(request, &mut self.guards, rng),
-        }
+        };
+        // They may all be back, and the pauses until the next tests are long.
+        choose(request).or_else(|_| choose(&PathRequest { even_failing: true, draw_guards: false, ..*request }))
     }
 
     /// Notices if the clock was set, and if nobody has answered for long.

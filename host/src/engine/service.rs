@@ -21,6 +21,8 @@ pub(crate) const PLACES: usize = 128;
 const SHARE: usize = PLACES / 4;
 /// How long one of them may take in all: whoever takes nothing must not keep a place from others.
 const TIME: Duration = Duration::from_secs(30);
+/// Whoever is silent for longer gives way before those who have long been heard.
+const QUICK: Duration = Duration::from_secs(1);
 /// So long after its request was whole a conversation keeps its place whoever else comes: several times what an answer takes.
 const ENOUGH: Duration = Duration::from_secs(5);
 /// Bytes that wait between the engine and whoever serves, each way.
@@ -74,6 +76,7 @@ struct Held {
     link: LinkId,
     /// Ends it.
     fail: Fail,
+    begun: Instant,
     /// Since when its request is whole.
     heard: Option<Instant>,
 }
@@ -93,31 +96,37 @@ impl Taken {
         Some(held)
     }
 
-    /// Takes the place from a conversation: one that is silent, or else one that has long been heard; with `link`, of those that came over it. Not while as many as
+    /// Takes the place from a conversation: one that has been silent for a while, or else one that has long been heard, or else any that is silent; with `link`, of those that came over it. Not while as many as
     /// there are places are still on their way out: their pipes are there yet.
     fn evict(&mut self, link: Option<LinkId>) -> Option<Fail> {
         if self.leaving.len() >= PLACES {
             return None;
         }
-        let number = self.longest_silent(link).or_else(|| self.longest_heard(link))?;
+        let silent = || self.longest_silent(link);
+        let number = silent()
+            .filter(|(_, begun)| begun.elapsed() >= QUICK)
+            .or_else(|| self.longest_heard(link))
+            .or_else(silent)?
+            .0;
         let held = self.free(number)?;
         self.leaving.insert(number);
         Some(held.fail)
     }
 
     /// The one that has been silent for longest, of the link that holds most such places: whoever begins many pushes out his own.
-    fn longest_silent(&self, link: Option<LinkId>) -> Option<u64> {
+    fn longest_silent(&self, link: Option<LinkId>) -> Option<(u64, Instant)> {
         let silent = || self.held.iter().filter(|(_, held)| held.heard.is_none());
         let count = |link: LinkId| silent().filter(|(_, held)| held.link == link).count();
-        let link = link.or_else(|| silent().map(|(_, held)| held.link).max_by_key(|&link| count(link)))?;
-        silent().find(|(_, held)| held.link == link).map(|(&number, _)| number)
+        // Of equals the last one counts: from the youngest to the oldest.
+        let link = link.or_else(|| silent().rev().map(|(_, held)| held.link).max_by_key(|&link| count(link)))?;
+        silent().find(|(_, held)| held.link == link).map(|(&number, held)| (number, held.begun))
     }
 
     /// The one that was heard longest ago, if that is longer than an answer needs.
-    fn longest_heard(&self, link: Option<LinkId>) -> Option<u64> {
+    fn longest_heard(&self, link: Option<LinkId>) -> Option<(u64, Instant)> {
         let held = self.held.iter().filter(|(_, held)| link.is_none_or(|link| link == held.link));
         let heard = held.filter_map(|(&number, held)| Some((held.heard?, number)));
-        heard.min().filter(|(since, _)| since.elapsed() >= ENOUGH).map(|(_, number)| number)
+        heard.min().filter(|(since, _)| since.elapsed() >= ENOUGH).map(|(since, number)| (number, since))
     }
 }
 
@@ -140,7 +149,7 @@ impl Permit {
         let (here, number) = (places.here(link), places.begun);
         places.links.insert(link, here + 1);
         places.begun += 1;
-        places.held.insert(number, Held { link, fail: Arc::clone(fail), heard: None });
+        places.held.insert(number, Held { link, fail: Arc::clone(fail), begun: Instant::now(), heard: None });
         Some((Self { taken: Arc::clone(taken), number }, evicted))
     }
 
@@ -319,7 +328,7 @@ mod tests {
         assert!(endings.try_recv().is_err());
         let mut newcomers = Vec::new();
         for (number, link, gives_way) in [
-            (200, 9, 3 * SHARE), // Whoever has been silent for longest, of a link that holds most.
+            (200, 9, SHARE),     // Whoever has been silent for longest, of a link that holds most.
             (201, 2, 2 * SHARE), // One of the same link, which has its share.
             (202, 2, 2 * SHARE + 1),
             (203, 10, 2 * SHARE + 2),
@@ -328,7 +337,7 @@ mod tests {
             assert_eq!(endings.try_recv(), Ok((gives_way, EndReason::Busy)), "{number}");
         }
         // Those who gave way are let go of, and their places are not free a second time.
-        for number in [3 * SHARE, 2 * SHARE + 2, 2 * SHARE + 1, 2 * SHARE] {
+        for number in [2 * SHARE + 2, 2 * SHARE + 1, 2 * SHARE, SHARE] {
             drop(held.remove(number));
         }
         assert_eq!(services.taken.lock().unwrap().held.len(), PLACES);
@@ -363,6 +372,30 @@ mod tests {
         let links: Vec<_> = [0, 1, 2, 3].map(|link| services.taken.lock().unwrap().here(LinkId::new(link, 1))).into();
         assert_eq!(links, [0, SHARE - 1, SHARE, SHARE]);
         assert_eq!(begin_over(&services, 11).unwrap_err(), EndReason::Busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_links_with_one_each_the_longest_silent_gives_way() {
+        let (calls, mut serving) = mpsc::channel(4 * PLACES);
+        let services = Services::new(Some(calls));
+        let mut held = Vec::new();
+        for link in 0..PLACES + 3 {
+            held.push((begin_over(&services, link as u16).unwrap(), serving.recv().await.unwrap()));
+        }
+        let left = |link: u16| services.taken.lock().unwrap().here(LinkId::new(link, 1));
+        assert_eq!([0, 1, 2, 3, PLACES as u16].map(left), [0, 0, 0, 1, 1]);
+        // Whoever is slow to take his answer goes before whoever has only just come.
+        for (_, call) in &held[3..PLACES] {
+            call.heard();
+        }
+        tokio::time::advance(ENOUGH).await;
+        held.push((begin_over(&services, 500).unwrap(), serving.recv().await.unwrap()));
+        assert_eq!([PLACES as u16, 3].map(left), [0, 1], "silent for as long");
+        for (_, call) in &held[PLACES..PLACES + 3] {
+            call.heard();
+        }
+        held.push((begin_over(&services, 501).unwrap(), serving.recv().await.unwrap()));
+        assert_eq!([500, 3].map(left), [1, 0], "it has only just come");
     }
 
     #[tokio::test]

@@ -492,6 +492,17 @@ fn newcomers_and_strangers_are_no_company() {
     assert!((100..110).all(|number| !is_proven(&steward, number)));
     made_up(&mut steward);
     assert!((100..110).all(|number| is_proven(&steward, number)), "met while it is not cut off");
+    // Nobody becomes an acquaintance by moving, either.
+    let mover = with(110, |_| ());
+    let moved = with(110, |d| {
+        d.sequence += 1;
+        d.addresses[0].set_port(77);
+    });
+    for card in [mover, moved] {
+        assert!(steward.is_cut_off(at(710)));
+        steward.handle_shown(card.clone(), card.address(), at(710)).unwrap();
+        assert!(!is_proven(&steward, 110));
+    }
     steward.handle_clock_set(now);
     assert!(steward.is_cut_off(now));
 }

@@ -55,7 +55,8 @@ pub struct Intervals {
 impl Intervals {
     /// Without any answer for so long it is this node's own connection that fails; and within it enough others can be asked whether they are there.
     pub(super) fn lonely(&self) -> Duration {
-        (self.exchange.unwrap_or(EXCHANGE) * 5).max(self.test * IDLE * 10)
+        // Not so long that old answers hide an outage until somebody has failed five times.
+        (self.exchange.unwrap_or(EXCHANGE) * 5).max((self.test * IDLE * 10).min(self.retry * 10))
     }
 }
 
