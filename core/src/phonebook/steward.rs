@@ -472,7 +472,9 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         // In time: a node that hears nobody else must not take itself for cut off every few minutes.
         let span = self.settings.lonely / 2;
         let company = if self.has_company(None, span, now) { None } else { self.missed(span, now, rng) };
-        if test.is_none() && company.is_some() && (idle || !self.book.wants_tests(now.date) || rng.next_u32() % 2 == 0)
+        if test.is_none()
+            && company.is_some()
+            && (idle || !self.book.wants_tests(now.date) || rng.next_u32().is_multiple_of(2))
         {
             test = company.and_then(|slot| self.begin_visit(slot, now));
         }
