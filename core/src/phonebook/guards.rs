@@ -25,7 +25,7 @@ pub const GUARDS_LEN_MAX: usize = 1 + GUARDS_KEPT_MAX * STORED_LEN;
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(20 * 86_400);
 /// If the list is full and less than two of it could be used within that time, the one that was unusable longest is given up before its own is
 /// over: one after the other, so that whoever takes all of them down has no more than two drawn in that time.
-pub(super) const GUARD_DROUGHT: Duration = Duration::from_secs(3600);
+pub const GUARD_DROUGHT: Duration = Duration::from_secs(3600);
 /// So much time at most counts from one review to the next, twice a node's usual interval: for longer it was off, asleep or cut off, and
 /// that says nothing about a guard.
 pub const GUARD_REVIEW_MAX: Duration = Duration::from_secs(120);
