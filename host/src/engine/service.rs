@@ -1,7 +1,7 @@
 //! Conversations with services inside this node: each is a pipe, handed to whoever serves. Bounded in number and in time, because any
 //! stranger may ask.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ pub struct ServiceCall {
 }
 
 impl ServiceCall {
-    /// The request is whole: for a while from now on the conversation keeps its place. Before it is ended when a newcomer finds none and nobody of
-    /// the link that holds most such places has been silent for longer; afterwards when there is nobody who is silent.
+    /// The request is whole: for five seconds from now on the conversation keeps its place. Until this is said, and again after that time, it may be
+    /// ended when a newcomer finds no place: first of all those who have been silent for a while go, then those who take their answers slowly.
     pub fn heard(&self) {
         self.place.permit.keep();
     }
@@ -61,8 +61,6 @@ pub(crate) type Fail = Arc<dyn Fn(EndReason, Option<DuplexStream>) + Send + Sync
 /// The places that are taken.
 #[derive(Default)]
 struct Taken {
-    /// By the links over which their conversations came.
-    links: HashMap<LinkId, usize>,
     /// By their numbers, and so in the order in which they began.
     held: BTreeMap<u64, Held>,
     /// Those that have lost their place and were not let go of yet.
@@ -83,50 +81,37 @@ struct Held {
 
 impl Taken {
     fn here(&self, link: LinkId) -> usize {
-        self.links.get(&link).copied().unwrap_or(0)
+        self.held.values().filter(|held| held.link == link).count()
     }
 
-    /// Frees a conversation's place, if it has one still.
-    fn free(&mut self, number: u64) -> Option<Held> {
-        let held = self.held.remove(&number)?;
-        // Links come and go, so one without conversations must leave nothing behind.
-        if let Some(here @ 2..) = self.links.remove(&held.link) {
-            self.links.insert(held.link, here - 1);
-        }
-        Some(held)
-    }
-
-    /// Takes the place from a conversation: one that has been silent for a while, or else one that has long been heard, or else any that is silent; with `link`, of those that came over it. Not while as many as
-    /// there are places are still on their way out: their pipes are there yet.
+    /// Takes the place from a conversation: one that has been silent for a while, or else one that has long been heard, or else any that is
+    /// silent; with `link`, of those that came over it. Not while as many as there are places are still on their way out: their pipes are there yet.
     fn evict(&mut self, link: Option<LinkId>) -> Option<Fail> {
         if self.leaving.len() >= PLACES {
             return None;
         }
         let silent = || self.longest_silent(link);
-        let number = silent()
-            .filter(|(_, begun)| begun.elapsed() >= QUICK)
-            .or_else(|| self.longest_heard(link))
-            .or_else(silent)?
-            .0;
-        let held = self.free(number)?;
+        let number = silent().filter(|number| self.held.get(number).is_some_and(|held| held.begun.elapsed() >= QUICK));
+        let number = number.or_else(|| self.longest_heard(link)).or_else(silent)?;
+        let held = self.held.remove(&number)?;
         self.leaving.insert(number);
         Some(held.fail)
     }
 
     /// The one that has been silent for longest, of the link that holds most such places: whoever begins many pushes out his own.
-    fn longest_silent(&self, link: Option<LinkId>) -> Option<(u64, Instant)> {
+    fn longest_silent(&self, link: Option<LinkId>) -> Option<u64> {
         let silent = || self.held.iter().filter(|(_, held)| held.heard.is_none());
         let count = |link: LinkId| silent().filter(|(_, held)| held.link == link).count();
         // Of equals the last one counts: from the youngest to the oldest.
         let link = link.or_else(|| silent().rev().map(|(_, held)| held.link).max_by_key(|&link| count(link)))?;
-        silent().find(|(_, held)| held.link == link).map(|(&number, held)| (number, held.begun))
+        silent().find(|(_, held)| held.link == link).map(|(&number, _)| number)
     }
 
     /// The one that was heard longest ago, if that is longer than an answer needs.
-    fn longest_heard(&self, link: Option<LinkId>) -> Option<(u64, Instant)> {
+    fn longest_heard(&self, link: Option<LinkId>) -> Option<u64> {
         let held = self.held.iter().filter(|(_, held)| link.is_none_or(|link| link == held.link));
         let heard = held.filter_map(|(&number, held)| Some((held.heard?, number)));
-        heard.min().filter(|(since, _)| since.elapsed() >= ENOUGH).map(|(since, number)| (number, since))
+        heard.min().filter(|(since, _)| since.elapsed() >= ENOUGH).map(|(_, number)| number)
     }
 }
 
@@ -146,8 +131,7 @@ impl Permit {
             _ if places.held.len() >= PLACES => Some(places.evict(None)?),
             _ => None,
         };
-        let (here, number) = (places.here(link), places.begun);
-        places.links.insert(link, here + 1);
+        let number = places.begun;
         places.begun += 1;
         places.held.insert(number, Held { link, fail: Arc::clone(fail), begun: Instant::now(), heard: None });
         Some((Self { taken: Arc::clone(taken), number }, evicted))
@@ -166,7 +150,7 @@ impl Drop for Permit {
         let mut places = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         places.leaving.remove(&self.number);
         // Let go of outside of the lock: nobody knows what it holds.
-        let held = places.free(self.number);
+        let held = places.held.remove(&self.number);
         drop(places);
         drop(held);
     }
@@ -301,8 +285,7 @@ mod tests {
         drop((held, later));
         while serving.try_recv().is_ok() {}
         let taken = services.taken.lock().unwrap();
-        assert_eq!((taken.held.len(), taken.links.len()), (0, 0), "nothing is left of links that are gone");
-        assert_eq!(taken.leaving.len(), 0);
+        assert_eq!((taken.held.len(), taken.leaving.len()), (0, 0), "nothing is left of links that are gone");
     }
 
     #[tokio::test]
@@ -346,7 +329,7 @@ mod tests {
         assert!(endings.try_recv().is_err());
         drop((held, newcomers));
         let taken = services.taken.lock().unwrap();
-        assert_eq!((taken.held.len(), taken.links.len(), taken.leaving.len()), (0, 0, 0));
+        assert_eq!((taken.held.len(), taken.leaving.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
