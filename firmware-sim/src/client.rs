@@ -187,6 +187,7 @@ impl Client {
             strictness: self.request.strictness,
             avoid: &self.avoid,
             now: time,
+            even_failing: true,
             draw_guards: true,
         };
         let kept = self.guards.to_bytes();

@@ -170,6 +170,9 @@ pub struct SendArgs {
     /// Print answers as they come until the target ends, instead of waiting for one whole answer; they are not signed
     #[arg(long)]
     pub keep_open: bool,
+    /// Send the message once more if its path is lost before the answer, though it may have arrived: for messages that do no harm twice
+    #[arg(long)]
+    pub repeatable: bool,
     /// Do not ask the exit to sign the answer
     #[arg(long)]
     pub no_sign: bool,

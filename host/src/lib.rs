@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 mod engine;
+mod files;
 pub mod identity;
 pub mod logging;
 pub mod net;

@@ -33,6 +33,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
+    files::Refusals,
     logging::Redacted,
     node::{CircuitStream, EndReason, Node, OpenError, OpenOptions},
     shutdown::Shutdown,
@@ -109,7 +110,7 @@ pub enum Reply {
     NetworkUnreachable = 3,
     /// The name does not resolve, or is none.
     HostUnreachable = 4,
-    /// The target refuses the connection.
+    /// The target refuses the connection, or resets it as soon as it is there.
     ConnectionRefused = 5,
     /// The target, or the way to it, took too long.
     TtlExpired = 6,
@@ -130,7 +131,7 @@ impl Reply {
 impl From<&OpenError> for Reply {
     fn from(error: &OpenError) -> Self {
         match error {
-            OpenError::Ended(EndReason::Refused) => Self::ConnectionRefused,
+            OpenError::Ended(EndReason::Refused | EndReason::Reset) => Self::ConnectionRefused,
             OpenError::Ended(EndReason::NotResolved) => Self::HostUnreachable,
             OpenError::Ended(EndReason::Forbidden) | OpenError::NoPath(PathError::NoExitForPort(_)) => Self::NotAllowed,
             OpenError::Ended(EndReason::Unreachable) => Self::NetworkUnreachable,
@@ -246,6 +247,7 @@ impl<D> Proxy<D> {
         D: Dialer<TcpStream>,
     {
         let mut clients = JoinSet::new();
+        let mut refusals = Refusals::default();
         loop {
             let accepted = tokio::select! {
                 () = shutdown.requested() => break,
@@ -255,8 +257,9 @@ impl<D> Proxy<D> {
             let client = match accepted {
                 Ok((client, _)) => client,
                 Err(error) => {
-                    warn!(%error, "cannot accept a SOCKS client");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    if refusals.note("SOCKS clients", &error) {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                     continue;
                 }
             };

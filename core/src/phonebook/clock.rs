@@ -102,13 +102,18 @@ impl PeerClocks {
         self.words.clear();
     }
 
-    /// What the median says. Of an even number of words the middle one that is nearer to the own clock counts.
+    /// What the median says. Of an even number of words the middle one that is nearer to the own clock counts. Words from links that this node did not want
+    /// are listened to only while there are fewer than [`CLOCK_PEERS_MIN`] others.
     #[must_use]
     pub fn verdict(&self) -> ClockVerdict {
         if self.words.len() < CLOCK_PEERS_MIN {
             return ClockVerdict::Unknown;
         }
-        let mut ahead: heapless::Vec<i64, CLOCK_PEERS_MAX> = self.words.iter().map(|word| word.ahead).collect();
+        let own = || self.words.iter().filter(|word| word.own_link).map(|word| word.ahead);
+        let mut ahead: heapless::Vec<i64, CLOCK_PEERS_MAX> = match own().count() {
+            CLOCK_PEERS_MIN.. => own().collect(),
+            _ => self.words.iter().map(|word| word.ahead).collect(),
+        };
         ahead.sort_unstable();
         let middle = [(ahead.len() - 1) / 2, ahead.len() / 2].map(|at| ahead.get(at).copied().unwrap_or(0));
         let seconds = middle.into_iter().min_by_key(|seconds| seconds.unsigned_abs()).unwrap_or(0);

@@ -49,7 +49,7 @@ pub(super) enum Standing {
 
 /// What is noted about an entry, a bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub(super) enum Flag {
     /// The owner wants the node kept.
     Pinned = 1 << 0,
@@ -67,6 +67,8 @@ pub(super) enum Flag {
     Speaks = 1 << 6,
     /// It was met at the address that it has, and lies in `tried` if there is one.
     Tried = 1 << 7,
+    /// It was met only while this node may have been cut off from everybody else.
+    Alone = 1 << 8,
 }
 
 /// A node in the phonebook. Besides the descriptor or the handle of one 32 bytes, enough to pass over an entry without
@@ -75,7 +77,7 @@ pub(super) enum Flag {
 pub struct Entry<C = VerifiedDescriptor> {
     card: C,
     /// The first bytes of the node id.
-    prefix: [u8; 4],
+    prefix: [u8; 3],
     /// Unix seconds, as all here; what does not fit is looked up in the descriptor.
     valid_from: u32,
     /// In a dispute the later end of the two.
@@ -87,7 +89,7 @@ pub struct Entry<C = VerifiedDescriptor> {
     group: NetworkGroup,
     source: Source,
     failures: u8,
-    flags: u8,
+    flags: u16,
 }
 
 const fn seconds(time: UnixTime) -> u32 {
@@ -103,7 +105,7 @@ fn passed(then: u32, now: UnixTime, span: Duration) -> bool {
 impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
     pub(super) fn new(card: C, group: NetworkGroup, source: Source) -> Self {
         let mut entry = Self {
-            prefix: [0; 4],
+            prefix: [0; 3],
             card,
             valid_from: 0,
             valid_until: 0,
@@ -120,9 +122,9 @@ impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
 
     /// Notes what the descriptor says.
     fn summarise(&mut self) {
-        let NodeId([a, b, c, d, ..]) = self.node();
+        let NodeId([a, b, c, ..]) = self.node();
         let Descriptor { valid_from, valid_until, protocol, roles, .. } = *self.descriptor();
-        self.prefix = [a, b, c, d];
+        self.prefix = [a, b, c];
         (self.valid_from, self.valid_until) = (seconds(valid_from), seconds(valid_until));
         self.set(Flag::Relay, roles.relay);
         self.set(Flag::Exit, roles.exit);
@@ -207,20 +209,30 @@ impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
 
 impl<C> Entry<C> {
     pub(super) const fn has(&self, flag: Flag) -> bool {
-        self.flags & flag as u8 != 0
+        self.flags & flag as u16 != 0
     }
 
     pub(super) const fn set(&mut self, flag: Flag, value: bool) {
         if value {
-            self.flags |= flag as u8;
+            self.flags |= flag as u16;
         } else {
-            self.flags &= !(flag as u8);
+            self.flags &= !(flag as u16);
         }
     }
 
     /// Whether it speaks the protocol and nothing contradicts it.
     pub(super) const fn is_usable(&self) -> bool {
         self.has(Flag::Speaks) && !self.has(Flag::Disputed)
+    }
+
+    /// Whether it has failed so often that it is still here only because this node may be cut off, or leaves with the next failure.
+    pub(super) const fn is_failing(&self) -> bool {
+        self.failures >= FAILURES_MAX - 1 && !self.is_pinned()
+    }
+
+    /// Whether it was met while this node was not cut off, so that nobody on the line can have made it up.
+    pub(super) const fn is_proven(&self) -> bool {
+        self.is_tried() && !self.has(Flag::Disputed) && !self.has(Flag::Alone)
     }
 
     /// How often in a row the node did not answer, below [`FAILURES_MAX`] unless it is pinned.
@@ -316,6 +328,11 @@ impl<C> Entry<C> {
         self.last_met == 0 || passed(self.last_met, now, span)
     }
 
+    /// Whether it was met no longer ago than `span`, as far as is known: a meeting that lies in the future may have been any time ago.
+    pub(super) fn was_met_within(&self, span: Duration, now: UnixTime) -> bool {
+        self.last_met != 0 && now.since(UnixTime(self.last_met.into())).is_none_or(|passed| passed < span)
+    }
+
     fn is_pause_over(&self, now: UnixTime, first_pause: Duration) -> bool {
         let doublings = self.failures.saturating_sub(1).min(DOUBLINGS_MAX);
         self.failures == 0 || passed(self.last_try, now, first_pause * (1 << doublings))
@@ -351,6 +368,7 @@ impl<C> Entry<C> {
             pinned: self.is_pinned(),
             tried: self.is_tried(),
             disputed: self.is_disputed(),
+            alone: self.has(Flag::Alone),
             source: self.source,
         }
     }
@@ -360,6 +378,7 @@ impl<C> Entry<C> {
         (self.failures, self.last_met, self.last_try) = (history.failures, history.last_met, history.last_try);
         self.source = history.source;
         self.set(Flag::Pinned, history.pinned);
+        self.set(Flag::Alone, history.alone);
         if history.disputed {
             self.note_dispute(UnixTime(history.valid_until as u64));
         }
@@ -389,6 +408,7 @@ pub(super) struct History {
     pub(super) pinned: bool,
     pub(super) tried: bool,
     pub(super) disputed: bool,
+    pub(super) alone: bool,
     pub(super) source: Source,
 }
 

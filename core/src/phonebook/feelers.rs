@@ -82,7 +82,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
     }
 
     /// Notes that a node did not answer, to a test or as a hop. Failures within the pause after the last one
-    /// ([`FAILURE_PAUSE`](super::FAILURE_PAUSE)) count as one with it. After [`FAILURES_MAX`](super::FAILURES_MAX) in a row the node is dropped, after
+    /// ([`FAILURE_PAUSE`](super::FAILURE_PAUSE)) count as one with it. After [`FAILURES_MAX`] in a row the node is dropped, after
     /// [`FAILURES_MAX_UNMET`](super::FAILURES_MAX_UNMET) if it was never met; not if it is pinned. One whose place another waits for changes places with
     /// that if it fails a test. Says whether the node was dropped.
     ///

@@ -23,17 +23,24 @@ pub const GUARDS_KEPT_MAX: usize = 8;
 pub const GUARDS_LEN_MAX: usize = 1 + GUARDS_KEPT_MAX * STORED_LEN;
 /// A guard that could not be used for so long on end is given up; only time in which it could have been seen to be back counts.
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(20 * 86_400);
+/// If the list is full and less than two of it could be used within that time, the one that was unusable longest is given up before its own is
+/// over: one after the other, so that whoever takes all of them down has no more than two drawn in that time.
+pub const GUARD_DROUGHT: Duration = Duration::from_secs(3600);
 /// So much time at most counts from one review to the next, twice a node's usual interval: for longer it was off, asleep or cut off, and
 /// that says nothing about a guard.
 pub const GUARD_REVIEW_MAX: Duration = Duration::from_secs(120);
 
 /// Usable guards that a path needs: with two of them one is left when the other is the path's last hop.
 const USABLE_MIN: usize = 2;
-/// Of the stored list, after which each guard is `node id 32 || unusable for u32`, in whole hours.
-const FORMAT: u8 = 2;
-/// Of lists as they were before, with the date since when, in place of the hours.
+/// Of the stored list, after which each guard is `node id 32 || unusable for u32`, in steps.
+const FORMAT: u8 = 3;
+/// Of lists as they were before, in whole hours.
+const FORMAT_HOURS: u8 = 2;
+/// Of lists as they were before that, with the date since when.
 const FORMAT_DATED: u8 = 1;
 const STORED_LEN: usize = 32 + 4;
+/// Seconds of a step: as seldom as that a guard that is away is a reason to write, and so much is forgotten at most when a node is started anew.
+const STEP: u32 = 600;
 const HOUR: u32 = 3600;
 
 /// One of the kept.
@@ -49,15 +56,15 @@ impl Guard {
         Self { node, unusable: 0 }
     }
 
-    /// What is stored: in whole hours, so that a guard that is away is not a reason to write every minute.
-    const fn unusable_hours(&self) -> u32 {
-        self.unusable / HOUR
+    /// What is stored.
+    const fn steps(&self) -> u32 {
+        self.unusable / STEP
     }
 }
 
 impl PartialEq for Guard {
     fn eq(&self, other: &Self) -> bool {
-        self.node == other.node && self.unusable_hours() == other.unusable_hours()
+        self.node == other.node && self.steps() == other.steps()
     }
 }
 
@@ -70,8 +77,8 @@ impl Eq for Guard {}
 /// a path is. One that has left the phonebook, is in dispute, is avoided by a request, or whose descriptor is not valid at the moment, is passed
 /// over and keeps its place. While fewer than two can be used, or all that can are in the group of every possible last hop, further ones are
 /// drawn and put at the end. If the list is full, or the request draws nobody ([`PathRequest::draw_guards`]), those that it avoids are tried
-/// again instead: whoever makes one guard after the other fail gets no further. Only one that was unusable for [`GUARD_PATIENCE`] leaves
-/// ([`Guards::review`]).
+/// again instead: whoever makes one guard after the other fail gets no further. Only one that was unusable for [`GUARD_PATIENCE`] leaves, or one
+/// of a full list that is hardly of use any more ([`GUARD_DROUGHT`], [`Guards::review`]).
 #[derive(Debug, Clone, Default)]
 pub struct Guards {
     kept: Vec<Guard, GUARDS_KEPT_MAX>,
@@ -118,14 +125,15 @@ impl Guards {
         }
         let mut guards = Self::new();
         let mut reader = Reader::new(bytes);
-        let dated = match reader.u8()? {
-            FORMAT => false,
-            FORMAT_DATED => true,
+        let unit = match reader.u8()? {
+            FORMAT => STEP,
+            FORMAT_HOURS => HOUR,
+            FORMAT_DATED => 0,
             _ => return Err(WireError::UnknownCode),
         };
         while reader.remaining() > 0 {
             let (node, number) = (NodeId(*reader.array()?), reader.u32()?);
-            let guard = Guard { node, unusable: if dated { 0 } else { number.saturating_mul(HOUR) } };
+            let guard = Guard { node, unusable: number.saturating_mul(unit) };
             if guards.contains(&guard.node) || guards.kept.push(guard).is_err() {
                 return Err(WireError::Invalid);
             }
@@ -133,7 +141,7 @@ impl Guards {
         Ok(guards)
     }
 
-    /// The list, with for how many hours each could not be used, to be kept over a restart.
+    /// The list, with for how many steps of ten minutes each could not be used, to be kept over a restart.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8, GUARDS_LEN_MAX> {
         let mut bytes = Vec::new();
@@ -141,7 +149,7 @@ impl Guards {
         put(&[FORMAT]);
         for guard in &self.kept {
             put(&guard.node.0);
-            put(&guard.unusable_hours().to_be_bytes());
+            put(&guard.steps().to_be_bytes());
         }
         bytes
     }
@@ -156,7 +164,7 @@ impl Guards {
         self.kept.iter().any(|guard| guard.node == *node)
     }
 
-    /// Notes for how long who could not be used, and gives up who could not be for [`GUARD_PATIENCE`] on end: of the time since the last review
+    /// Notes for how long who could not be used, and gives up who could not be for [`GUARD_PATIENCE`] on end, or in a [`GUARD_DROUGHT`]: of the time since the last review
     /// no more than [`GUARD_REVIEW_MAX`] counts. To be called from time to time, but not while the own clock is in doubt, nor before those that are
     /// known were given time to show their new descriptors (after a start, or when the node was cut off).
     pub fn review<C: Borrow<VerifiedDescriptor> + Clone>(&mut self, book: &Phonebook<'_, C>, now: UnixTime) {
@@ -169,6 +177,13 @@ impl Guards {
             guard.unusable = if is_usable { 0 } else { guard.unusable.saturating_add(passed.as_secs() as u32) };
             u64::from(guard.unusable) < GUARD_PATIENCE.as_secs()
         });
+        let long = |guard: &&Guard| u64::from(guard.unusable) >= GUARD_DROUGHT.as_secs();
+        let left = self.kept.len() - self.kept.iter().filter(long).count();
+        if self.kept.is_full() && left < USABLE_MIN {
+            let longest = self.kept.iter().map(|guard| guard.unusable).max();
+            let longest = self.kept.iter().position(|guard| Some(guard.unusable) == longest);
+            longest.map(|longest| self.kept.remove(longest));
+        }
     }
 
     /// Those that this request can use, drawn from `scope` where some are missing.
@@ -230,7 +245,7 @@ impl Guards {
         book: &'b Phonebook<'_, C>,
         request: &PathRequest<'_>,
     ) -> Vec<Choice<'b, C>, GUARDS_MAX> {
-        let request = PathRequest { avoid: &[], ..*request };
+        let request = PathRequest { avoid: &[], even_failing: true, ..*request };
         let choices = self.kept.iter().filter_map(|guard| book.choice_of(&guard.node));
         choices.filter(|choice| request.can_relay(choice)).take(GUARDS_MAX).collect()
     }
@@ -471,18 +486,59 @@ mod tests {
     }
 
     #[test]
-    fn storage_keeps_list_and_hours() {
+    fn a_full_list_of_which_too_little_is_left_gives_up_one_after_the_other() {
+        let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
+        let (mut book, _, _) = drawn(&mut room, 9);
+        let mut guards = Guards::restore((100..108).map(|number| card(number).node()));
+        assert!(book.choose_path(&request(&[]), &mut guards, &mut rng(1)).is_err());
+        let mut minute = 0;
+        let mut review = |guards: &mut Guards, book: &Phonebook<'_, Card>, minutes: u64| {
+            for _ in 0..minutes {
+                guards.review(book, later(60 * minute));
+                minute += 1;
+            }
+            guards.nodes().len()
+        };
+        assert_eq!(review(&mut guards, &book, 60), GUARDS_KEPT_MAX);
+        assert_eq!(review(&mut guards, &book, 1), GUARDS_KEPT_MAX - 1, "and the list is not full any more");
+        assert_eq!(review(&mut guards, &book, 200), GUARDS_KEPT_MAX - 1);
+        let draw = |guards: &mut Guards, book: &Phonebook<'_, Card>| {
+            book.choose_path(&request(&[]), guards, &mut rng(1)).unwrap();
+            *guards.nodes().last().unwrap()
+        };
+        // One that is drawn is not enough, two are.
+        let first = draw(&mut guards, &book);
+        assert_eq!(review(&mut guards, &book, 1), GUARDS_KEPT_MAX - 1);
+        let second = draw(&mut guards, &book);
+        assert!(first != second && guards.nodes().len() == GUARDS_KEPT_MAX);
+        assert_eq!(review(&mut guards, &book, 200), GUARDS_KEPT_MAX);
+        // When one of them is gone too, it has an hour to come back.
+        book.remove(&second);
+        assert_eq!(review(&mut guards, &book, 59), GUARDS_KEPT_MAX);
+        assert_eq!(review(&mut guards, &book, 2), GUARDS_KEPT_MAX - 1);
+        assert!([first, second].iter().all(|node| guards.nodes().contains(node)), "those away for longer go first");
+    }
+
+    #[test]
+    fn storage_keeps_list_and_time() {
         let mut room = Room::new(TRIED_PLACES, NEW_PLACES);
         let (mut book, mut guards, three) = drawn(&mut room, 8);
         book.remove(&three[0]);
-        for review in 0..119 {
+        for review in 0..79 {
             guards.review(&book, later(60 * review));
-            assert_eq!(guards == Guards::restore(three), review < 60, "there is nothing to write but once an hour");
+            assert_eq!(
+                guards == Guards::restore(three),
+                review < 10,
+                "there is nothing to write but every ten minutes"
+            );
         }
         let bytes = guards.to_bytes();
-        assert_eq!((bytes[0], bytes.len()), (2, 1 + 3 * 36));
-        assert_eq!((&bytes[33..37], &bytes[69..73]), (&[0, 0, 0, 1][..], &[0; 4][..]));
+        assert_eq!((bytes[0], bytes.len()), (3, 1 + 3 * 36));
+        assert_eq!((&bytes[33..37], &bytes[69..73]), (&[0, 0, 0, 7][..], &[0; 4][..]));
         assert_eq!(Guards::from_bytes(&bytes), Ok(guards.clone()));
+        // As they were when whole hours were stored.
+        let hours = [&[2], &bytes[1..33], &1u32.to_be_bytes(), &bytes[37..]].concat();
+        assert_eq!(Guards::from_bytes(&hours).unwrap().kept[0].unusable, HOUR);
         // As they were when dates were stored: of these nothing follows.
         let dated = [&[1], &bytes[1..33], &(NOW.0 as u32).to_be_bytes(), &bytes[37..]].concat();
         assert_eq!(Guards::from_bytes(&dated), Ok(Guards::restore(three)));
@@ -493,11 +549,11 @@ mod tests {
             let longer: Vec<u8, 110> = bytes.iter().copied().chain([byte]).collect();
             assert!(Guards::from_bytes(&longer).is_err());
         }
-        assert_eq!(Guards::from_bytes(&[3]), Err(WireError::UnknownCode));
+        assert_eq!(Guards::from_bytes(&[4]), Err(WireError::UnknownCode));
         let twice = [&bytes[..], &bytes[1..37]].concat();
         assert_eq!(Guards::from_bytes(&twice), Err(WireError::Invalid));
         let nine: std::vec::Vec<u8> =
-            [2].into_iter().chain((0..9).flat_map(|number| [&[number; 32][..], &[0; 4]].concat())).collect();
+            [3].into_iter().chain((0..9).flat_map(|number| [&[number; 32][..], &[0; 4]].concat())).collect();
         assert!(Guards::from_bytes(&nine[..289]).is_ok() && Guards::from_bytes(&nine).is_err());
         // Bare ids, as they were before that.
         assert_eq!(Guards::from_bytes(&three.map(|node| node.0).concat()), Ok(Guards::restore(three)));

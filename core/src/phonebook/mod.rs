@@ -33,7 +33,9 @@ pub use entry::{Entry, FAILURE_PAUSE, FAILURES_MAX, FAILURES_MAX_UNMET, Source};
 pub use epoch::{EPOCH_LEN, Epoch};
 pub use feelers::{REVISIT, Test};
 pub use group::{Grouping, NetworkGroup};
-pub use guards::{GUARD_PATIENCE, GUARD_REVIEW_MAX, GUARDS_KEPT_MAX, GUARDS_LEN_MAX, GUARDS_MAX, Guards};
+pub use guards::{
+    GUARD_DROUGHT, GUARD_PATIENCE, GUARD_REVIEW_MAX, GUARDS_KEPT_MAX, GUARDS_LEN_MAX, GUARDS_MAX, Guards,
+};
 pub use path::{
     HopCount, LastHop, PATH_MAX, Path, PathError, PathHop, PathRequest, Strictness, TRIED_LAST_MIN, TRIED_RELAYS_MIN,
 };

@@ -101,6 +101,8 @@ pub struct PathRequest<'a> {
     pub avoid: &'a [NodeId],
     /// The time, for the validity of descriptors.
     pub now: UnixTime,
+    /// Whether nodes that have failed so often that they would have left may be on the path: only where there is none without them.
+    pub even_failing: bool,
     /// Whether guards may be drawn beyond those in use: not by a node that may be cut off from all but those who want to be drawn.
     pub draw_guards: bool,
 }
@@ -110,15 +112,23 @@ impl PathRequest<'_> {
     #[must_use]
     pub fn new(last: LastHop, now: UnixTime) -> Self {
         let (hops, strictness) = (HopCount::default(), Strictness::default());
-        Self { hops, last, strictness, avoid: &[], now, draw_guards: true }
+        Self { hops, last, strictness, avoid: &[], now, even_failing: false, draw_guards: true }
     }
 
     fn can_be_hop<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
-        choice.entry.is_usable() && choice.entry.is_valid_at(self.now) && !choice.is_one_of(self.avoid)
+        let entry = choice.entry;
+        entry.is_usable()
+            && (self.even_failing || !entry.is_failing())
+            && entry.is_valid_at(self.now)
+            && !choice.is_one_of(self.avoid)
     }
 
     pub(super) fn can_relay<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
         choice.entry.has(Flag::Relay) && self.can_be_hop(choice)
+    }
+
+    fn can_exit<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
+        choice.entry.has(Flag::Exit) && self.can_be_hop(choice)
     }
 
     fn can_be_last<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
@@ -141,9 +151,9 @@ impl PathRequest<'_> {
 /// Why no path can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PathError {
-    /// Exits are known, and none of them accepts the target's port.
+    /// Exits that could be used are known, and none of them accepts the target's port.
     NoExitForPort(u16),
-    /// No exit is known, or no node for a service.
+    /// No exit that can be used is known, or no node for a service.
     NoLastHop,
     /// The node that the path should end at is not known, not valid or avoided.
     UnknownNode,
@@ -462,7 +472,8 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         if last_hops.clone().next().is_none() {
             let mut any = self.choices(all_last);
             return Err(match request.last {
-                LastHop::Exit { port: Some(port) } if any.any(|choice| choice.entry.has(Flag::Exit)) => {
+                // That one has expired, as all have if the clock is wrong, says nothing about ports.
+                LastHop::Exit { port: Some(port) } if any.any(|choice| request.can_exit(&choice)) => {
                     PathError::NoExitForPort(port)
                 }
                 LastHop::Node(_) => PathError::UnknownNode,

@@ -10,10 +10,10 @@
 //! nothing is swept for having expired before somebody has answered, and then for as long again, so that those that are there can show their
 //! new descriptors.
 //!
-//! **A node that is being cut off.** Whoever sits on its line may let through a node of his own, and nobody else. So one answer is not
-//! enough: as long as nodes of fewer than [`COMPANY_MIN`] network groups that had been met before have answered within [`Settings::lonely`]
-//! ([`Steward::is_cut_off`]), whoever fails is avoided but nobody of `tried` leaves for it, nothing is swept, no guard's time runs, and no guards are
-//! drawn beyond those in use; and idle turns look for company.
+//! **A node that is being cut off.** Whoever sits on its line may let through a few nodes of his choice and nobody else, and answer at any address in place of
+//! nodes that he makes up. So one answer is not enough: as long as nodes of too few network groups have answered within [`Settings::lonely`], of
+//! such as were met while this node was not cut off ([`Steward::is_cut_off`]), nobody of `tried` leaves for failing, nothing is swept, no guard's
+//! time runs, and no guards are drawn beyond those in use; and turns for tests look for company first.
 
 use core::borrow::Borrow;
 use core::net::SocketAddr;
@@ -22,10 +22,11 @@ use core::time::Duration;
 use heapless::{Deque, Vec};
 use rand_core::CryptoRng;
 
-use super::entry::Entry;
+use super::entry::{Entry, Flag};
 use super::exchange::TestLoad;
 use super::guards::GUARDS_KEPT_MAX;
 use super::path::draw;
+use super::shelves::Slot;
 use super::{
     ANCHORS_MAX, Anchors, ClockVerdict, Guards, Inserted, IsolationKey, NetworkGroup, Path, PathCache, PathError,
     PathRequest, PeerClocks, Phonebook, Refusal, Source, Test, VerifiedDescriptor,
@@ -33,9 +34,13 @@ use super::{
 use crate::time::Instant;
 use crate::wire::{NodeId, UnixTime};
 
-/// Network groups of nodes that had been met before from which answers must have come, so that failures are the others'; where fewer are
-/// known, all of them.
+/// Network groups from which answers must have come, so that failures are the others'; where fewer than twice as many are known, half of them.
 pub const COMPANY_MIN: usize = 3;
+/// Where so many groups are known, [`COMPANY_MIN`] are needed; and nobody is an acquaintance who was met only while this node may have been cut off.
+/// Where fewer are, it is young or its network small, and it has to believe whom it meets.
+const COMPANY_KNOWN: usize = 2 * COMPANY_MIN;
+/// Who was not met for so long is no acquaintance: the network may have become another, and it is not to be missed for ever.
+const COMPANY_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// Groups whose last answers are remembered.
 const COMPANY_KEPT: usize = 8;
 /// A wall clock that has moved so much more or less than the time that has passed was set.
@@ -257,27 +262,33 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.company.is_none_or(|company| company.last.after(self.settings.lonely) < now)
     }
 
-    /// Whether nodes of fewer than [`COMPANY_MIN`] network groups (or of not all, if those that were met are in fewer) that had been met
-    /// before have answered within [`Settings::lonely`]: it may be somebody on the line who decides who answers.
+    /// Whether nodes of fewer than [`COMPANY_MIN`] network groups (or than half of those in which this node has acquaintances) have answered
+    /// within [`Settings::lonely`]: it may be somebody on the line who decides who answers.
     #[must_use]
-    pub fn is_cut_off(&self, now: Instant) -> bool {
-        !self.has_company(None, now)
+    pub fn is_cut_off(&self, now: Now) -> bool {
+        !self.has_company(None, self.settings.lonely, now)
     }
 
-    /// As [`Steward::is_cut_off`], for judging a node of the group `besides`: that group may have failed as a whole, and does not count.
-    fn has_company(&self, besides: Option<NetworkGroup>, now: Instant) -> bool {
-        let mut known: Vec<NetworkGroup, COMPANY_MIN> = Vec::new();
-        let met = self.book.iter().filter(|entry| entry.is_tried() && !entry.is_disputed()).map(Entry::group);
-        for group in met.filter(|&group| Some(group) != besides) {
-            if !known.contains(&group) && (known.push(group).is_err() || known.is_full()) {
+    /// The groups, [`COMPANY_KNOWN`] at most, of those who can tell whether this node is cut off: met within [`COMPANY_AGE`], while it was not.
+    fn acquainted_groups(&self, now: Now) -> Vec<NetworkGroup, COMPANY_KNOWN> {
+        let mut groups = Vec::new();
+        for entry in self.book.iter().filter(|entry| entry.is_proven() && entry.was_met_within(COMPANY_AGE, now.date)) {
+            if !groups.contains(&entry.group()) && (groups.push(entry.group()).is_err() || groups.is_full()) {
                 break;
             }
         }
-        let answered = self.answers.within(self.settings.lonely, now);
-        match known.len() {
-            // Nobody of another group was met.
+        groups
+    }
+
+    /// Whether enough have answered within `span`. For judging a node its group is left out (`besides`): it may have failed as a whole.
+    fn has_company(&self, besides: Option<NetworkGroup>, span: Duration, now: Now) -> bool {
+        let groups = self.acquainted_groups(now);
+        let others = groups.iter().filter(|&&group| Some(group) != besides).count();
+        let answered = self.answers.within(span, now.instant);
+        match others {
+            // Nobody of another group is known.
             0 => answered.count() > 0,
-            needed => answered.filter(|&group| Some(group) != besides).count() >= needed,
+            _ => answered.filter(|&group| Some(group) != besides).count() >= others.div_ceil(2),
         }
     }
 
@@ -312,7 +323,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.swept = now.instant;
         let settled = |company: Company| company.since.after(self.settings.lonely) <= now.instant;
         let settled = self.company.is_some_and(settled);
-        if self.in_doubt || self.is_lonely(now.instant) || !settled || self.is_cut_off(now.instant) {
+        if self.in_doubt || self.is_lonely(now.instant) || !settled || self.is_cut_off(now) {
             return;
         }
         let before = self.book.len();
@@ -359,8 +370,14 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         // Elsewhere than where it says that it is, it has not been met there.
         let met = verified.address() == address;
         let source = if met { Source::Met } else { Source::Peer(self.book.group_of(address)) };
-        let was_tried = self.book.get(&node).is_some_and(Entry::is_tried);
+        let known = self.book.get(&node);
+        let (was_tried, was_proven) = (known.is_some_and(Entry::is_tried), known.is_some_and(Entry::is_proven));
+        let alone = self.is_cut_off(now) && self.acquainted_groups(now).is_full();
         let taken = self.book.insert(card, source, now.date);
+        if met {
+            // It may have moved, and be another entry now.
+            self.mark(&node, alone && !was_proven);
+        }
         match taken {
             Ok(Inserted::Met) if was_tried => self.changed = true,
             Ok(_) => self.note_news(),
@@ -419,6 +436,9 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.note_company(node, now);
         self.changed = true;
         self.book.record_success(node, now.date);
+        if !self.is_cut_off(now) {
+            self.mark(node, false);
+        }
     }
 
     /// A node that was tested was not met. That counts while the clock is in doubt too, unless it is a matter of clocks.
@@ -441,25 +461,34 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
     }
 
     /// Whom to test now, by a link whose outcome is told by [`Steward::handle_shown`] or [`Steward::handle_unreached`], and what is left. With `idle` also those
-    /// who can wait: the owner says so once in the longer of his two intervals. Anchors and guards that links are due to come first; otherwise it is as
-    /// [`Phonebook::next_test`] says. An idle turn without a test goes to anybody who was met while it is not known that others agree about the time,
-    /// or too few have answered ([`Steward::is_cut_off`]).
+    /// who can wait: the owner says so once in the longer of his two intervals. Anchors and guards that links are due to come first. As long as
+    /// too few have answered within half of [`Settings::lonely`] an idle turn, and half of the others, goes to somebody who can show that this node is not cut
+    /// off ([`Steward::is_cut_off`]). Otherwise it is as
+    /// [`Phonebook::next_test`] says; and an idle turn without a test goes to anybody who was met while it is not known that others agree about the
+    /// time.
     pub fn poll_test<R: CryptoRng + ?Sized>(&mut self, idle: bool, now: Now, rng: &mut R) -> (Option<Test>, TestLoad) {
         self.watch(now);
         let mut test = self.next_link(now);
+        // In time: a node that hears nobody else must not take itself for cut off every few minutes.
+        let span = self.settings.lonely / 2;
+        let company = if self.has_company(None, span, now) { None } else { self.missed(span, now, rng) };
+        if test.is_none()
+            && company.is_some()
+            && (idle || !self.book.wants_tests(now.date) || rng.next_u32().is_multiple_of(2))
+        {
+            test = company.and_then(|slot| self.begin_visit(slot, now));
+        }
         if test.is_none() && (idle || self.book.wants_tests(now.date)) {
             test = self.book.next_test(now.date, rng);
         }
-        if test.is_none() && idle && (self.clocks.verdict() != ClockVerdict::Agrees || self.is_cut_off(now.instant)) {
+        if test.is_none() && idle && self.clocks.verdict() != ClockVerdict::Agrees {
             let may_be = |entry: &Entry<C>| entry.is_tried() && !entry.is_disputed() && !entry.is_testing(now.date);
-            let drawn = draw(self.book.slots().filter(|(_, entry)| may_be(entry)), rng).map(|(slot, _)| slot);
-            if let Some(entry) = drawn.and_then(|slot| self.book.entry_mut(slot)) {
-                entry.begin_test(now.date);
-                test = Some(Test { node: entry.node(), address: entry.address(), urgent: false });
-            }
+            let drawn = draw(self.book.slots().filter(|(_, entry)| may_be(entry)), rng);
+            test = drawn.map(|(slot, _)| slot).and_then(|slot| self.begin_visit(slot, now));
         }
         // Whoever has failed is tried again as soon as its pause is over.
-        let waiting = !self.test_first.is_empty()
+        let waiting = company.is_some()
+            || !self.test_first.is_empty()
             || self.book.wants_tests(now.date)
             || self.book.iter().any(|entry| entry.failures() > 0);
         (test, if waiting { TestLoad::Waiting } else { TestLoad::Idle })
@@ -492,12 +521,14 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         rng: &mut R,
     ) -> Result<Path, PathError> {
         // A path is chosen by the date alone; the moment of the last call is near enough.
-        let draw_guards = request.draw_guards && !self.is_cut_off(self.seen.instant);
+        let draw_guards = request.draw_guards && !self.is_cut_off(self.seen);
         let request = &PathRequest { draw_guards, ..*request };
-        match isolation {
+        let mut choose = |request: &PathRequest<'_>| match isolation {
             Some(key) => self.paths.path_for(key, &self.book, request, &mut self.guards, rng),
             None => self.book.choose_path(request, &mut self.guards, rng),
-        }
+        };
+        // They may all be back, and the pauses until the next tests are long.
+        choose(request).or_else(|_| choose(&PathRequest { even_failing: true, draw_guards: false, ..*request }))
     }
 
     /// Notices if the clock was set, and if nobody has answered for long.
@@ -528,9 +559,17 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         }
     }
 
+    /// Notes whether a node was met only while this one may have been cut off.
+    fn mark(&mut self, node: &NodeId, alone: bool) {
+        let slot = self.book.find(node);
+        if let Some(entry) = slot.and_then(|slot| self.book.entry_mut(slot)) {
+            entry.set(Flag::Alone, alone);
+        }
+    }
+
     /// A node of this one's own choosing did what it was to do; that counts if it is one of those that were met before.
     fn note_company(&mut self, node: &NodeId, now: Now) {
-        let met = self.book.get(node).filter(|entry| entry.is_tried() && !entry.is_disputed());
+        let met = self.book.get(node).filter(|entry| entry.is_proven());
         if let Some(group) = met.map(Entry::group) {
             self.answers.note(group, now.instant);
         }
@@ -539,6 +578,25 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
     /// Whether a test of the node at this address is under way.
     fn is_tested_at(&self, node: &NodeId, address: SocketAddr, now: Now) -> bool {
         self.book.get(node).is_some_and(|entry| entry.is_testing(now.date) && entry.address() == address)
+    }
+
+    /// A random one of those that can show that this node is not cut off: of a group that has not answered within `span`, neither in a pause after
+    /// a failure nor under test.
+    fn missed<R: CryptoRng + ?Sized>(&self, span: Duration, now: Now, rng: &mut R) -> Option<Slot> {
+        let answered: Vec<NetworkGroup, COMPANY_KEPT> = self.answers.within(span, now.instant).collect();
+        let may_be = |entry: &Entry<C>| {
+            entry.is_proven()
+                && !entry.is_testing(now.date)
+                && (entry.failures() == 0 || entry.is_retry_due(now.date, self.settings.retry))
+                && !answered.contains(&entry.group())
+        };
+        draw(self.book.slots().filter(|(_, entry)| may_be(entry)), rng).map(|(slot, _)| slot)
+    }
+
+    fn begin_visit(&mut self, slot: Slot, now: Now) -> Option<Test> {
+        let entry = self.book.entry_mut(slot)?;
+        entry.begin_test(now.date);
+        Some(Test { node: entry.node(), address: entry.address(), urgent: false })
     }
 
     /// Links to all anchors and guards are due.
@@ -569,10 +627,11 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
 
     /// A test of a node that is known, however long ago the last one was; one that has not ended may have begun before the connection was back.
     fn begin_link(&mut self, node: &NodeId, now: Now) -> Option<Test> {
+        let cut_off = self.is_cut_off(now);
         let slot = self.book.find(node)?;
         let entry = self.book.entry_mut(slot)?;
         let met = entry.is_valid_at(now.date) && !entry.is_unmet_for(self.settings.lonely, now.date);
-        if met || entry.is_disputed() {
+        if (met && !cut_off) || entry.is_disputed() {
             return None;
         }
         entry.begin_test(now.date);
@@ -587,7 +646,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Steward<'m, C> {
         self.changed = true;
         self.ask_first.retain(|anchor| anchor != node);
         let group = self.book.get(node).map(Entry::group);
-        let cut_off = !self.has_company(group, now.instant);
+        let cut_off = !self.has_company(group, self.settings.lonely, now);
         if self.book.count_failure(node, tested, cut_off, now.date) {
             self.anchors.forget(node);
             self.notify(Notice::Dropped(*node));

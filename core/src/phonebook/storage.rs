@@ -9,7 +9,7 @@
 //! | evidence | 1 + n x (8 + 2 descriptors) | count, then noted `u64` and both |
 //! | digest | 32 | SHA-256 over all before |
 //!
-//! An entry is `flags u8 (bit 0 tried, 1 pinned, 2 in dispute) || failures u8 || source 5 || last met u32 || last try u32 || disputed until u32`, and its
+//! An entry is `flags u8 (bit 0 tried, 1 pinned, 2 in dispute, 3 met only when it may have been cut off) || failures u8 || source 5 || last met u32 || last try u32 || disputed until u32`, and its
 //! descriptor. A descriptor is preceded by its length, `u16`.
 
 use core::borrow::Borrow;
@@ -32,6 +32,7 @@ const DIGEST_LEN: usize = 32;
 const TRIED: u8 = 1 << 0;
 const PINNED: u8 = 1 << 1;
 const DISPUTED: u8 = 1 << 2;
+const ALONE: u8 = 1 << 3;
 
 /// The last nodes that have answered an exchange. After a start they are asked first: whoever wants to surround a node by waiting for
 /// its restart finds it with neighbours that he has not chosen.
@@ -112,7 +113,7 @@ pub struct StoredEntry<'a> {
 impl<'a> StoredEntry<'a> {
     fn parse(reader: &mut Reader<'a>) -> Result<Self, WireError> {
         let flags = reader.u8()?;
-        if flags & !(TRIED | PINNED | DISPUTED) != 0 {
+        if flags & !(TRIED | PINNED | DISPUTED | ALONE) != 0 {
             return Err(WireError::NotZero);
         }
         let history = History {
@@ -124,6 +125,7 @@ impl<'a> StoredEntry<'a> {
             tried: flags & TRIED != 0,
             pinned: flags & PINNED != 0,
             disputed: flags & DISPUTED != 0,
+            alone: flags & ALONE != 0,
         };
         Ok(Self { history, descriptor: parse_descriptor(reader)? })
     }
@@ -283,7 +285,10 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         for entry in self.iter() {
             let history = entry.history();
             let flag = |bit, set| if set { bit } else { 0 };
-            let flags = flag(TRIED, history.tried) | flag(PINNED, history.pinned) | flag(DISPUTED, history.disputed);
+            let flags = flag(TRIED, history.tried)
+                | flag(PINNED, history.pinned)
+                | flag(DISPUTED, history.disputed)
+                | flag(ALONE, history.alone);
             output.put(&[flags, history.failures]);
             output.put(&history.source.to_stored());
             for seconds in [history.last_met, history.last_try, history.valid_until] {
@@ -529,7 +534,7 @@ mod tests {
         let entry = 1 + 32 + 1 + 32 + 2;
         for (position, value, error) in [
             (0, 2, WireError::UnknownCode),
-            (entry, 8, WireError::NotZero),
+            (entry, 16, WireError::NotZero),
             (entry + 2, 9, WireError::UnknownCode),
             (33, 5, WireError::Invalid),
         ] {

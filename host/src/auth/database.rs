@@ -60,7 +60,15 @@ impl std::fmt::Display for DatabaseError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path.display();
         match &self.problem {
-            Problem::Sqlite(error) => write!(f, "the database {path} cannot be used: {error}"),
+            Problem::Sqlite(error) => {
+                write!(f, "the database {path} cannot be used: {error}")?;
+                // To be opened at all it needs room for its log and its index.
+                let index = error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHMSIZE);
+                if index || Fault::of(error) == Fault::Room {
+                    f.write_str("; if there is no space left on the disk, free some and try again")?;
+                }
+                Ok(())
+            }
             Problem::Io(error) => write!(f, "the database {path} cannot be opened: {error}"),
             Problem::Foreign => {
                 write!(

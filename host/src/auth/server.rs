@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use bulbil_core::auth::server::{Answered, Connection};
 use bulbil_core::auth::{Allowance, ChannelFailed, Fingerprint, Frame, LENGTH_LEN, PublicKey, Server, Status};
-use nix::errno::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
@@ -24,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::database::{Database, DatabaseError, Writing};
 use super::place::Place;
+use crate::files::is_exhaustion;
 use crate::random::SYSTEM;
 use crate::shutdown::Shutdown;
 
@@ -296,12 +296,6 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.shared.places().leave(self.id);
     }
-}
-
-/// Whether the system refused for want of something that closing a connection gives back.
-fn is_exhaustion(error: &io::Error) -> bool {
-    let wanting = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error.raw_os_error().is_some_and(|code| wanting.contains(&Errno::from_raw(code)))
 }
 
 /// Whom an address belongs to, as far as addresses tell: a household has a /64.

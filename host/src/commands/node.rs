@@ -9,7 +9,7 @@ use super::{Failure, print};
 use crate::{
     config::Config,
     control::{About, Server, Socket},
-    node,
+    files, node,
     shutdown::Shutdown,
     socks::{Proxy, Settings},
     state::StateDir,
@@ -18,6 +18,7 @@ use crate::{
 /// Runs the node until `shutdown`. Says on standard output who it is and where it listens, one line each:
 /// `fingerprint HEX`, `listening ADDRESS`, `socks ADDRESS`, `ready`.
 pub(super) async fn run(config: &Config, shutdown: Shutdown) -> Result<(), Failure> {
+    let config = &files::fitted(config.clone());
     let state = Arc::new(StateDir::open(&config.state)?);
     let control = Socket::bind(&state)?;
     let mut listeners = Vec::new();

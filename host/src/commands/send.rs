@@ -54,7 +54,8 @@ fn interrupted() -> Failure {
 }
 
 async fn converse(node: &Node, args: &SendArgs, config: &Config, message: &[u8]) -> Result<(), Failure> {
-    let options = SendOptions { keep_open: args.keep_open, sign: args.sign(), deadline: config.path.deadline() };
+    let deadline = config.path.deadline();
+    let options = SendOptions { keep_open: args.keep_open, sign: args.sign(), deadline, repeatable: args.repeatable };
     let mut answers = node.send(args.target.clone(), message, options).await?;
     while let Some(answer) = answers.next().await? {
         write_out(&answer)?;

@@ -77,7 +77,7 @@ exchange_seconds = {exchange}
 # Seconds between two tests of nodes that have been heard of and not met yet ({TEST}). When there is nobody to meet, 15 times as long.
 test_seconds = {test}
 # Seconds after a node's first failure until it is tried again ({RETRY}), twice as long after each further one. After five
-# failures in a row it is forgotten, after two if it was never met.
+# failures in a row it is forgotten (unless so few others answer that it is rather this node that is cut off), after two if it was never met.
 retry_seconds = {retry}
 # Seconds between two writes of what has changed to the state directory ({SAVE}). It is written when the node stops, too.
 save_seconds = {save}

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::book::{KeyKind, Question, Role};
 use super::file::FILE_MAX;
@@ -21,6 +21,7 @@ use super::report::{Parts, Report, Traffic};
 use super::socket::Socket;
 use crate::config::Config;
 use crate::engine::shell::unix_time;
+use crate::files::Refusals;
 use crate::node::Node;
 use crate::shutdown::Shutdown;
 
@@ -91,6 +92,7 @@ impl Server {
         let Self { socket, desk } = self;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut serving = JoinSet::new();
+        let mut refusals = Refusals::default();
         let mut ticks = interval(gauge::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -110,8 +112,9 @@ impl Server {
                         Err(_) => turn_away(stream),
                     },
                     Err(error) => {
-                        warn!(%error, "a control connection could not be accepted");
-                        sleep(ACCEPT_PAUSE).await;
+                        if refusals.note("control", &error) {
+                            sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 }
             }

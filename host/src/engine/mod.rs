@@ -31,13 +31,15 @@ use bulbil_core::wire::{NodeId, Target};
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use memory::Sizes;
 use readiness::Token;
 pub use shell::LinkEnds;
 use shell::{Done, Met, Progress, TokioShell};
 use stream::{Outside, Waking};
+
+use crate::files::Refusals;
 
 /// What other tasks ask of the engine.
 pub(crate) enum Command {
@@ -95,7 +97,7 @@ pub struct Status {
 }
 
 /// Connections that listeners may hand over before the engine has taken them.
-const ACCEPTED: usize = 64;
+const ACCEPTED: usize = 8;
 /// After the system refuses to accept a connection, for want of file descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long open circuits have to end by themselves when the node stops.
@@ -138,6 +140,7 @@ impl Engine {
 
 /// Hands accepted connections to the engine. When that is behind, so is the listener, and the system's own queue holds the rest.
 async fn accept_all(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
+    let mut refusals = Refusals::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -146,8 +149,9 @@ async fn accept_all(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
                 }
             }
             Err(error) => {
-                warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                if refusals.note("links", &error) {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Conversations with services inside this node: each is a pipe, handed to whoever serves. Bounded in number and in time, because any
 //! stranger may ask.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use bulbil_core::wire::{EndReason, Service};
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 /// Conversations with services at one time; at most some 6 MiB of pipes and answers. Those that had to go for others have no answers, and are gone as soon as
 /// engine and service have heard of it.
@@ -20,6 +21,10 @@ pub(crate) const PLACES: usize = 128;
 const SHARE: usize = PLACES / 4;
 /// How long one of them may take in all: whoever takes nothing must not keep a place from others.
 const TIME: Duration = Duration::from_secs(30);
+/// Whoever is silent for longer gives way before those who have long been heard.
+const QUICK: Duration = Duration::from_secs(1);
+/// So long after its request was whole a conversation keeps its place whoever else comes: several times what an answer takes.
+const ENOUGH: Duration = Duration::from_secs(5);
 /// Bytes that wait between the engine and whoever serves, each way.
 const PIPE: usize = 16 * 1024;
 
@@ -38,8 +43,8 @@ pub struct ServiceCall {
 }
 
 impl ServiceCall {
-    /// The request is whole: from now on the conversation keeps its place. Until then it is ended when a newcomer finds none and nobody has been
-    /// silent for longer.
+    /// The request is whole: for five seconds from now on the conversation keeps its place. Until this is said, and again after that time, it may be
+    /// ended when a newcomer finds no place: first of all those who have been silent for a while go, then those who take their answers slowly.
     pub fn heard(&self) {
         self.place.permit.keep();
     }
@@ -56,49 +61,63 @@ pub(crate) type Fail = Arc<dyn Fn(EndReason, Option<DuplexStream>) + Send + Sync
 /// The places that are taken.
 #[derive(Default)]
 struct Taken {
-    /// By the links over which their conversations came.
-    links: HashMap<LinkId, usize>,
-    all: usize,
-    /// Conversations whose request is not whole, by their numbers and so in the order in which they began: where they came from, and how to end them.
-    unheard: BTreeMap<u64, (LinkId, Fail)>,
+    /// By their numbers, and so in the order in which they began.
+    held: BTreeMap<u64, Held>,
     /// Those that have lost their place and were not let go of yet.
     leaving: HashSet<u64>,
     /// How many have begun.
     begun: u64,
 }
 
+/// A conversation that has a place.
+struct Held {
+    link: LinkId,
+    /// Ends it.
+    fail: Fail,
+    begun: Instant,
+    /// Since when its request is whole.
+    heard: Option<Instant>,
+}
+
 impl Taken {
     fn here(&self, link: LinkId) -> usize {
-        self.links.get(&link).copied().unwrap_or(0)
+        self.held.values().filter(|held| held.link == link).count()
     }
 
-    fn free(&mut self, link: LinkId) {
-        self.all = self.all.saturating_sub(1);
-        // Links come and go, so one without conversations must leave nothing behind.
-        if let Some(here @ 2..) = self.links.remove(&link) {
-            self.links.insert(link, here - 1);
-        }
-    }
-
-    /// Takes the place from the conversation that has been silent for longest; with `link`, of those that came over it. Not while as many as there are places
-    /// are still on their way out: their pipes are there yet.
+    /// Takes the place from a conversation: one that has been silent for a while, or else one that has long been heard, or else any that is
+    /// silent; with `link`, of those that came over it. Not while as many as there are places are still on their way out: their pipes are there yet.
     fn evict(&mut self, link: Option<LinkId>) -> Option<Fail> {
         if self.leaving.len() >= PLACES {
             return None;
         }
-        let mut unheard = self.unheard.iter();
-        let (&number, _) = unheard.find(|(_, (from, _))| link.is_none_or(|link| link == *from))?;
-        let (from, fail) = self.unheard.remove(&number)?;
-        self.free(from);
+        let silent = || self.longest_silent(link);
+        let number = silent().filter(|number| self.held.get(number).is_some_and(|held| held.begun.elapsed() >= QUICK));
+        let number = number.or_else(|| self.longest_heard(link)).or_else(silent)?;
+        let held = self.held.remove(&number)?;
         self.leaving.insert(number);
-        Some(fail)
+        Some(held.fail)
+    }
+
+    /// The one that has been silent for longest, of the link that holds most such places: whoever begins many pushes out his own.
+    fn longest_silent(&self, link: Option<LinkId>) -> Option<u64> {
+        let silent = || self.held.iter().filter(|(_, held)| held.heard.is_none());
+        let count = |link: LinkId| silent().filter(|(_, held)| held.link == link).count();
+        // Of equals the last one counts: from the youngest to the oldest.
+        let link = link.or_else(|| silent().rev().map(|(_, held)| held.link).max_by_key(|&link| count(link)))?;
+        silent().find(|(_, held)| held.link == link).map(|(&number, _)| number)
+    }
+
+    /// The one that was heard longest ago, if that is longer than an answer needs.
+    fn longest_heard(&self, link: Option<LinkId>) -> Option<u64> {
+        let held = self.held.iter().filter(|(_, held)| link.is_none_or(|link| link == held.link));
+        let heard = held.filter_map(|(&number, held)| Some((held.heard?, number)));
+        heard.min().filter(|(since, _)| since.elapsed() >= ENOUGH).map(|(_, number)| number)
     }
 }
 
 /// A place that is taken, and free again when this is dropped.
 struct Permit {
     taken: Arc<Mutex<Taken>>,
-    link: LinkId,
     number: u64,
 }
 
@@ -109,30 +128,31 @@ impl Permit {
         let mut places = taken.lock().unwrap_or_else(PoisonError::into_inner);
         let evicted = match places.here(link) {
             SHARE.. => Some(places.evict(Some(link))?),
-            _ if places.all >= PLACES => Some(places.evict(None)?),
+            _ if places.held.len() >= PLACES => Some(places.evict(None)?),
             _ => None,
         };
-        let (here, number) = (places.here(link), places.begun);
-        places.links.insert(link, here + 1);
-        places.all += 1;
+        let number = places.begun;
         places.begun += 1;
-        places.unheard.insert(number, (link, Arc::clone(fail)));
-        Some((Self { taken: Arc::clone(taken), link, number }, evicted))
+        places.held.insert(number, Held { link, fail: Arc::clone(fail), begun: Instant::now(), heard: None });
+        Some((Self { taken: Arc::clone(taken), number }, evicted))
     }
 
     fn keep(&self) {
         let mut places = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        places.unheard.remove(&self.number);
+        if let Some(held) = places.held.get_mut(&self.number) {
+            held.heard.get_or_insert_with(Instant::now);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut places = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if !places.leaving.remove(&self.number) {
-            places.unheard.remove(&self.number);
-            places.free(self.link);
-        }
+        places.leaving.remove(&self.number);
+        // Let go of outside of the lock: nobody knows what it holds.
+        let held = places.held.remove(&self.number);
+        drop(places);
+        drop(held);
     }
 }
 
@@ -265,8 +285,7 @@ mod tests {
         drop((held, later));
         while serving.try_recv().is_ok() {}
         let taken = services.taken.lock().unwrap();
-        assert_eq!((taken.all, taken.links.len()), (0, 0), "nothing is left of links that are gone");
-        assert_eq!((taken.unheard.len(), taken.leaving.len()), (0, 0));
+        assert_eq!((taken.held.len(), taken.leaving.len()), (0, 0), "nothing is left of links that are gone");
     }
 
     #[tokio::test]
@@ -292,25 +311,90 @@ mod tests {
         assert!(endings.try_recv().is_err());
         let mut newcomers = Vec::new();
         for (number, link, gives_way) in [
-            (200, 9, 7),         // Whoever has been silent for longest.
+            (200, 9, SHARE),     // Whoever has been silent for longest, of a link that holds most.
             (201, 2, 2 * SHARE), // One of the same link, which has its share.
             (202, 2, 2 * SHARE + 1),
-            (203, 10, SHARE),
+            (203, 10, 2 * SHARE + 2),
         ] {
             newcomers.push((begin(number, link).unwrap(), serving.recv().await.unwrap()));
             assert_eq!(endings.try_recv(), Ok((gives_way, EndReason::Busy)), "{number}");
         }
         // Those who gave way are let go of, and their places are not free a second time.
-        for number in [2 * SHARE + 1, 2 * SHARE, SHARE, 7] {
+        for number in [2 * SHARE + 2, 2 * SHARE + 1, 2 * SHARE, SHARE] {
             drop(held.remove(number));
         }
-        assert_eq!(services.taken.lock().unwrap().all, PLACES);
+        assert_eq!(services.taken.lock().unwrap().held.len(), PLACES);
         held.iter().chain(&newcomers).for_each(|(_, call)| call.heard());
         assert_eq!(begin(300, 11).unwrap_err(), EndReason::Busy, "whoever is heard stays");
         assert!(endings.try_recv().is_err());
         drop((held, newcomers));
         let taken = services.taken.lock().unwrap();
-        assert_eq!((taken.all, taken.links.len(), taken.unheard.len(), taken.leaving.len()), (0, 0, 0, 0));
+        assert_eq!((taken.held.len(), taken.leaving.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_no_answer_keeps_nobody_out() {
+        let (calls, mut serving) = mpsc::channel(2 * PLACES);
+        let services = Services::new(Some(calls));
+        let mut held = Vec::new();
+        for number in 0..PLACES {
+            held.push((begin_over(&services, (number / SHARE) as u16).unwrap(), heard(&mut serving).await));
+            if number == SHARE {
+                tokio::time::advance(ENOUGH / 2).await;
+            }
+        }
+        assert_eq!(begin_over(&services, 9).unwrap_err(), EndReason::Busy, "they have only just been heard");
+        tokio::time::advance(ENOUGH / 2).await;
+        // Those of the first link, and one of the second.
+        for _ in 0..=SHARE {
+            held.push((
+                begin_over(&services, 9).unwrap_or_else(|_| begin_over(&services, 10).unwrap()),
+                heard(&mut serving).await,
+            ));
+        }
+        let links: Vec<_> = [0, 1, 2, 3].map(|link| services.taken.lock().unwrap().here(LinkId::new(link, 1))).into();
+        assert_eq!(links, [0, SHARE - 1, SHARE, SHARE]);
+        assert_eq!(begin_over(&services, 11).unwrap_err(), EndReason::Busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_links_with_one_each_the_longest_silent_gives_way() {
+        let (calls, mut serving) = mpsc::channel(4 * PLACES);
+        let services = Services::new(Some(calls));
+        let mut held = Vec::new();
+        for link in 0..PLACES + 3 {
+            held.push((begin_over(&services, link as u16).unwrap(), serving.recv().await.unwrap()));
+        }
+        let left = |link: u16| services.taken.lock().unwrap().here(LinkId::new(link, 1));
+        assert_eq!([0, 1, 2, 3, PLACES as u16].map(left), [0, 0, 0, 1, 1]);
+        // Whoever is slow to take his answer goes before whoever has only just come.
+        for (_, call) in &held[3..PLACES] {
+            call.heard();
+        }
+        tokio::time::advance(ENOUGH).await;
+        held.push((begin_over(&services, 500).unwrap(), serving.recv().await.unwrap()));
+        assert_eq!([PLACES as u16, 3].map(left), [0, 1], "silent for as long");
+        for (_, call) in &held[PLACES..PLACES + 3] {
+            call.heard();
+        }
+        held.push((begin_over(&services, 501).unwrap(), serving.recv().await.unwrap()));
+        assert_eq!([500, 3].map(left), [1, 0], "it has only just come");
+    }
+
+    #[tokio::test]
+    async fn whoever_begins_many_pushes_out_his_own() {
+        let (calls, mut serving) = mpsc::channel(8 * PLACES);
+        let services = Services::new(Some(calls));
+        let mut held = Vec::new();
+        let honest = begin_over(&services, 1).unwrap();
+        held.push((honest, serving.recv().await.unwrap()));
+        for number in 0..2 * PLACES {
+            let begun = begin_over(&services, 2 + (number % 8) as u16);
+            // Those who had to go have been let go of.
+            held.retain(|((_, place), _)| !services.taken.lock().unwrap().leaving.contains(&place.permit.number));
+            held.push((begun.unwrap(), serving.recv().await.unwrap()));
+        }
+        assert_eq!(services.taken.lock().unwrap().here(LinkId::new(1, 1)), 1);
     }
 
     #[tokio::test]

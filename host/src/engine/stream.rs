@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::service::Place;
+use crate::files::is_exhaustion;
 
 /// An error of a stream, with embedded-io's kinds.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ impl embedded_io::Error for StreamError {
 /// The kind of an operating system's error.
 pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
     match error.kind() {
+        // Of open files, mostly: nothing that the other side has to do with.
+        _ if is_exhaustion(error) => ErrorKind::OutOfMemory,
         io::ErrorKind::ConnectionRefused => ErrorKind::ConnectionRefused,
         io::ErrorKind::ConnectionReset => ErrorKind::ConnectionReset,
         io::ErrorKind::ConnectionAborted => ErrorKind::ConnectionAborted,
@@ -87,24 +90,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for Waking<T> {
 }
 
 /// A TCP connection whose peer is told by a reset that it broke off, unless it was finished: else half an answer that only the end
-/// of the connection delimits would pass for the whole.
+/// of the connection delimits would pass for the whole. From the beginning, and not only when dropped, because a process that is killed drops nothing:
+/// the system closes what it had open.
 pub(crate) struct Breakable {
     waking: Waking<TcpStream>,
-    finished: bool,
 }
 
 impl Breakable {
-    pub(crate) const fn new(stream: TcpStream, waker: Waker) -> Self {
-        Self { waking: Waking::new(stream, waker), finished: false }
-    }
-}
-
-impl Drop for Breakable {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Fails for a connection that is broken already.
-            let _broken = self.waking.stream.set_zero_linger();
-        }
+    pub(crate) fn new(stream: TcpStream, waker: Waker) -> Self {
+        // Fails for a connection that is broken already.
+        let _broken = stream.set_zero_linger();
+        Self { waking: Waking::new(stream, waker) }
     }
 }
 
@@ -122,7 +118,9 @@ impl ByteStream for Breakable {
     }
 
     fn finish(&mut self) -> Result<(), StreamError> {
-        self.finished = true;
+        // What is still on its way to the peer, and the end behind it, arrive whatever becomes of this process.
+        #[expect(deprecated, reason = "setting it may block, and this is unsetting it")]
+        let _broken = self.waking.stream.set_linger(None);
         self.waking.finish()
     }
 }

@@ -9,6 +9,8 @@ use bulbil_core::wire::{EndReason, Host, Target};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use crate::files::is_exhaustion;
+
 /// How long a name may take to be resolved.
 const RESOLVE: Duration = Duration::from_secs(10);
 /// How long one address may take to answer.
@@ -52,6 +54,8 @@ async fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, EndReason> {
 
 fn reason_of(error: &io::Error) -> EndReason {
     match error.kind() {
+        // The target has nothing to do with it, and another exit may have room.
+        _ if is_exhaustion(error) => EndReason::Busy,
         io::ErrorKind::ConnectionRefused => EndReason::Refused,
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => EndReason::Reset,
         io::ErrorKind::TimedOut => EndReason::TimedOut,

@@ -1,6 +1,7 @@
 //! Messages: one request, and the answers to it.
 
 use bulbil_core::crypto::receipt::ReceiptParts;
+use bulbil_core::node::Outcome;
 use bulbil_core::wire::message::BeginOptions;
 use bulbil_core::wire::{NodeId, Target, UnixTime};
 use std::io;
@@ -92,8 +93,7 @@ impl Answers {
             }
             let Some(outcome) = progress.outcome else { return Err(OpenError::Shutdown) };
             let another = self.node.learn_from(&self.talk.circuit.path, &outcome, &mut self.attempts);
-            // A request is not sent a second time unless the first one did not arrive.
-            if !another || !outcome.is_undelivered() || !self.attempts.are_left() {
+            if !another || !may_go_again(&outcome, &self.options) || !self.attempts.are_left() {
                 self.over = true;
                 return Err(error_of(&outcome).unwrap_or(OpenError::Shutdown));
             }
@@ -178,6 +178,11 @@ impl Answers {
     }
 }
 
+/// A request is not sent a second time unless the first one did not arrive, or it does no harm twice.
+const fn may_go_again(outcome: &Outcome, options: &SendOptions) -> bool {
+    options.repeatable || outcome.is_undelivered()
+}
+
 async fn launch(
     node: &Node,
     target: &Target,
@@ -226,4 +231,24 @@ enum Writing {
     Free(WriteHalf<DuplexStream>),
     /// It broke.
     Broken,
+}
+
+#[cfg(test)]
+mod tests {
+    use bulbil_core::crypto::cgo::HopIndex;
+    use bulbil_core::wire::{CloseReason, EndReason};
+
+    use super::*;
+
+    #[test]
+    fn a_request_goes_twice_only_if_it_did_not_arrive_or_may_arrive_twice() {
+        let closed = |reason| Outcome { end: None, close: Some(reason) };
+        let [once, repeatable] = [false, true].map(|repeatable| SendOptions { repeatable, ..SendOptions::default() });
+        for (reason, arrived) in [(CloseReason::Busy, false), (CloseReason::LinkLost, true)] {
+            assert_eq!(may_go_again(&closed(reason), &once), !arrived, "{reason:?}");
+            assert!(may_go_again(&closed(reason), &repeatable));
+        }
+        let next_hop_lost = Outcome { end: HopIndex::new(1).map(|hop| (EndReason::NextHopLost, hop)), close: None };
+        assert!(!may_go_again(&next_hop_lost, &once) && may_go_again(&next_hop_lost, &repeatable));
+    }
 }

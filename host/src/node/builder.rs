@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::directory::{self, Directory};
-use super::gossip::{self, EXCHANGE, Gossip, Intervals};
+use super::gossip::{self, Gossip, Intervals};
 use super::keeper;
 use super::rotation::{Card, Rotation};
 use super::sequence::Sequence;
@@ -35,8 +35,6 @@ use crate::engine::{Command, Engine};
 use crate::random::SYSTEM;
 use crate::state::{Item, StateDir};
 
-/// Without any answer during so many times as long as it takes from exchange to exchange, failures are not counted.
-const LONELY: u32 = 5;
 /// Calls for services that may wait to be taken.
 const CALLS: usize = crate::engine::service::PLACES;
 /// Circuits that are built at one time; the others wait.
@@ -287,7 +285,7 @@ impl NodeBuilder {
             // Where network groups do not matter to paths, they must not matter to the buckets: all would lie in one.
             grouping: if self.strictness == Strictness::Ignore { Grouping::Address } else { Grouping::Network },
             retry: intervals.retry,
-            lonely: intervals.exchange.unwrap_or(EXCHANGE) * LONELY,
+            lonely: intervals.lonely(),
             clock: self.clock.clone(),
         });
         let (commands, asked) = mpsc::unbounded_channel();

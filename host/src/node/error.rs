@@ -33,7 +33,7 @@ impl std::fmt::Display for OpenError {
             Self::NoPath(error) => {
                 write!(f, "no path: {error}")?;
                 f.write_str(match error {
-                    PathError::NoLastHop => "; are the bootstrap nodes up and reachable, and is one of them an exit?",
+                    PathError::NoLastHop => "; are the bootstrap nodes up and reachable, is one of them an exit, and is this machine's clock right?",
                     PathError::TooFewRelays { .. } => {
                         "; are the bootstrap nodes up and reachable, and are they enough?"
                     }

@@ -1,5 +1,6 @@
 //! What runs beside a node's engine: the first contacts, and what is kept over a restart.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use rand_core::Rng as _;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::warn;
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::builder::Commands;
@@ -121,35 +122,62 @@ struct Written {
     guards: Guards,
     /// A phonebook that could not be written. The directory hands out what has changed once.
     phonebook: Option<Zeroizing<Vec<u8>>>,
+    /// What the log has said could not be kept: it says so once until it is over, however often it is tried.
+    lacking: Lacking,
+}
+
+#[derive(Default)]
+struct Lacking {
+    guards: bool,
+    phonebook: bool,
 }
 
 impl Keeper {
     /// For a node that has begun with what `state` holds, these first hops among it.
     pub(super) fn new(state: Arc<StateDir>, directory: Directory, written: Guards) -> Self {
-        Self { state, directory, turn: Mutex::new(Written { guards: written, phonebook: None }) }
+        Self {
+            state,
+            directory,
+            turn: Mutex::new(Written { guards: written, phonebook: None, lacking: Lacking::default() }),
+        }
     }
 
     /// Writes what has changed, and what could not be written the last time.
     pub(super) async fn save(&self) {
         let mut written = self.turn.lock().await;
-        self.save_guards(&mut written.guards).await;
+        self.save_guards(&mut written).await;
         let unwritten = written.phonebook.take();
         let Some(bytes) = self.directory.keep().await.or(unwritten) else { return };
-        if let Err((error, bytes)) = self.write(Item::Phonebook, bytes).await {
-            warn!(%error, "the phonebook could not be kept; trying again");
-            written.phonebook = bytes;
+        match self.write(Item::Phonebook, bytes).await {
+            Ok(()) if mem::take(&mut written.lacking.phonebook) => info!("the phonebook is kept again"),
+            Ok(()) => {}
+            Err((error, bytes)) => {
+                if !mem::replace(&mut written.lacking.phonebook, true) {
+                    warn!(%error, "the phonebook could not be kept; trying again");
+                }
+                written.phonebook = bytes;
+            }
         }
     }
 
-    async fn save_guards(&self, written: &mut Guards) {
+    async fn save_guards(&self, written: &mut Written) {
         let guards = self.directory.guards().borrow().clone();
-        if guards == *written {
+        if guards == written.guards {
             return;
         }
         match self.write(Item::Guards, Zeroizing::new(guards.to_bytes().to_vec())).await {
-            Ok(()) => *written = guards,
+            Ok(()) => {
+                written.guards = guards;
+                if mem::take(&mut written.lacking.guards) {
+                    info!("the first hops are kept again");
+                }
+            }
             // The node goes on with the guards that it has; only a restart would draw others.
-            Err((error, _)) => warn!(%error, "the first hops could not be kept; trying again"),
+            Err((error, _)) => {
+                if !mem::replace(&mut written.lacking.guards, true) {
+                    warn!(%error, "the first hops could not be kept; trying again");
+                }
+            }
         }
     }
 
@@ -179,7 +207,7 @@ impl Keeper {
                     due = Instant::now() + every;
                 }
                 changed = guards.changed() => match changed {
-                    Ok(()) => self.save_guards(&mut self.turn.lock().await.guards).await,
+                    Ok(()) => self.save_guards(&mut *self.turn.lock().await).await,
                     Err(_) => return,
                 },
             }

@@ -90,11 +90,14 @@ pub struct SendOptions {
     pub sign: bool,
     /// How long it may take until the target is reached, other paths that are tried included.
     pub deadline: Duration,
+    /// The target may get the request twice: it is sent once more also if a path was lost before the answer and nobody can tell whether
+    /// the request had arrived. Otherwise that is an error, and whoever sent it decides.
+    pub repeatable: bool,
 }
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { keep_open: false, sign: true, deadline: Duration::from_secs(60) }
+        Self { keep_open: false, sign: true, deadline: Duration::from_secs(60), repeatable: false }
     }
 }
 

@@ -8,6 +8,7 @@ use bulbil_core::phonebook::{IsolationKey, LastHop, PathError};
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::message::{BeginOptions, begin_room};
 use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target};
+use rand_core::Rng as _;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -22,6 +23,8 @@ const ATTEMPTS: u32 = 16;
 /// Pause before the second attempt if there is no way around what failed; twice as long before each further one, up to the second
 /// value. Longer in all than a node takes to be asked for its descriptor again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// With less time than that nobody is given up for another one.
+const PATIENCE_MIN: Duration = Duration::from_secs(2);
 /// Until so long after a node's start an exit that takes a target's port may still be met; from then on nobody waits for one.
 const ACQUAINTANCE: Duration = Duration::from_secs(3);
 
@@ -33,12 +36,21 @@ pub(super) struct Attempts {
     avoid: Vec<NodeId>,
     /// Nobody could be blamed for the last one: what we know of some node may be out of date.
     blind: bool,
+    /// Who was on the last path over which nobody said anything: one of them hangs, or the target. Of that path only, so that whoever keeps
+    /// silent on purpose makes us pass over no more than one first hop.
+    silent: Vec<NodeId>,
 }
 
 impl Attempts {
     /// Whether there may be another one.
     pub(super) const fn are_left(&self) -> bool {
         self.failed < ATTEMPTS
+    }
+
+    /// How long this one may take until somebody answers, with so much time `left` in all: half of it, because a path on which a node hangs says
+    /// nothing, ever, and there must be time for another one; all of it if half would be too little for anybody to answer.
+    pub(super) fn patience(left: Duration) -> Duration {
+        if left < PATIENCE_MIN { left } else { left / 2 }
     }
 }
 
@@ -138,13 +150,25 @@ impl Inner {
         let Purpose { attempts, isolation, deadline, .. } = *purpose;
         let mut changes = self.directory.changes();
         changes.mark_unchanged();
+        // Around as many of those who kept silent as can be, and in no order that tells them apart.
+        let mut silent = attempts.silent.clone();
+        while !silent.is_empty() {
+            let avoid = [attempts.avoid.as_slice(), &silent].concat();
+            let path = self.wait_for_path(last, isolation, &avoid, deadline).await;
+            if path.is_ok() {
+                return path;
+            }
+            silent.swap_remove(SYSTEM.clone().next_u64() as usize % silent.len());
+        }
         for pause_first in [attempts.blind, true] {
             if pause_first {
                 let pause = PAUSE.1.min(PAUSE.0 * 2u32.pow(attempts.failed.saturating_sub(1)));
                 let _changed_or_not = timeout_at(deadline.min(Instant::now() + pause), changes.changed()).await;
             }
             let path = self.wait_for_path(last, isolation, &attempts.avoid, deadline).await;
-            if path.is_ok() || attempts.avoid.is_empty() {
+            // A guard that has just failed is no way around, where there is no other one.
+            let is_around = |path: &Vec<ChosenHop>| path.iter().all(|hop| !attempts.avoid.contains(&hop.node));
+            if attempts.avoid.is_empty() || path.as_ref().is_ok_and(|path| pause_first || is_around(path)) {
                 return path;
             }
         }
@@ -197,6 +221,14 @@ impl Node {
         Ok(Opened { name, progress, path: infos, exit_identity, sent, commands: inner.commands.clone() })
     }
 
+    /// Nobody on a path has said anything for too long. Nobody can be blamed, but the next one is not to be the same.
+    pub(super) fn learn_from_silence(&self, path: &[HopInfo], attempts: &mut Attempts) {
+        attempts.failed += 1;
+        attempts.blind = false;
+        attempts.silent = path.iter().map(|hop| hop.node).collect();
+        self.inner.directory.doubted(attempts.silent.clone());
+    }
+
     /// Judges how a circuit ended: whom to avoid, and whether another path may do better.
     pub(super) fn learn_from(&self, path: &[HopInfo], outcome: &Outcome, attempts: &mut Attempts) -> bool {
         attempts.failed += 1;
@@ -231,4 +263,22 @@ pub(super) fn error_of(outcome: &Outcome) -> Option<OpenError> {
 pub(super) async fn settled(progress: &mut watch::Receiver<Progress>) -> Result<Progress, OpenError> {
     let settled = progress.wait_for(|progress| progress.reached.is_some() || progress.outcome.is_some()).await;
     settled.map(|progress| progress.clone()).map_err(|_| OpenError::Shutdown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_path_leaves_time_for_others() {
+        let (mut left, mut attempts) = (Duration::from_secs(60), 0);
+        // A name and one address that nobody answers at take an exit 25 s.
+        assert!(Attempts::patience(left) >= Duration::from_secs(25));
+        while !left.is_zero() {
+            left -= Attempts::patience(left);
+            attempts += 1;
+        }
+        assert_eq!(attempts, 6);
+        assert_eq!(Attempts::patience(Duration::from_millis(50)), Duration::from_millis(50), "hasty already");
+    }
 }

@@ -52,14 +52,29 @@ impl CircuitStream {
     /// Waits until the exit has reached the target, and says what that is. A service inside the last hop shows only by its answer: say first
     /// what it waits for.
     ///
-    /// As long as nothing has been written or read, a path that fails is replaced by another one, within the deadline.
+    /// As long as nothing has been written or read, a path that fails, or over which nobody answers for half of the time that is left, is replaced by
+    /// another one, within the deadline.
     ///
     /// # Errors
     /// Why the target is not reached.
     pub async fn connected(&mut self) -> Result<Reached, OpenError> {
         loop {
-            let progress = timeout_at(self.deadline, settled(&mut self.circuit.progress)).await;
-            let progress = progress.map_err(|_| OpenError::Deadline)??;
+            let now = Instant::now();
+            // What was written may have arrived, so that it has to be this path.
+            let until = match self.pipe {
+                None => now + Attempts::patience(self.deadline.saturating_duration_since(now)),
+                Some(_) => self.deadline,
+            };
+            let Ok(progress) = timeout_at(until, settled(&mut self.circuit.progress)).await else {
+                self.node.learn_from_silence(&self.circuit.path, &mut self.attempts);
+                if self.pipe.is_some() || until >= self.deadline || !self.attempts.are_left() {
+                    return Err(OpenError::Deadline);
+                }
+                tracing::debug!("nobody answers; another path is tried");
+                self.circuit = launch(&self.node, &self.target, &self.options, &self.attempts, self.deadline).await?;
+                continue;
+            };
+            let progress = progress?;
             if let Some(reached) = progress.reached {
                 self.reached = true;
                 for hop in &self.circuit.path {

@@ -206,7 +206,7 @@ async fn replies_tell_the_reason() {
         (OpenError::Ended(EndReason::Forbidden), 2),
         (OpenError::Ended(EndReason::TimedOut), 6),
         (OpenError::Ended(EndReason::Unreachable), 3),
-        (OpenError::Ended(EndReason::Reset), 1),
+        (OpenError::Ended(EndReason::Reset), 5),
         (OpenError::Ended(EndReason::NextHopUnreachable), 1),
         (OpenError::Ended(EndReason::NextHopLost), 1),
         (OpenError::Ended(EndReason::Busy), 1),

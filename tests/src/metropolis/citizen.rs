@@ -70,13 +70,12 @@ pub(super) struct Household {
 }
 
 impl Household {
-    pub(super) const fn new(own: NodeId, plan: &Plan) -> Self {
+    pub(super) fn new(own: NodeId, plan: &Plan) -> Self {
         Self {
             own,
             grouping: plan.defences.grouping(),
             settings: Settings {
-                // Five times as long as from exchange to exchange.
-                lonely: plan.settings.exchange.saturating_mul(5),
+                lonely: (plan.settings.exchange * 5).max(plan.settings.test_idle * 10),
                 ..Settings::DEFAULT
             },
         }

@@ -139,8 +139,8 @@ fn errors_say_what_is_missing() {
 fn nodes_that_cannot_be_used_are_not() {
     type Spoil = fn(&mut Descriptor);
     let spoil: [(Spoil, PathError); 4] = [
-        (|d| d.valid_from = UnixTime(NOW.0 + 61), PathError::NoExitForPort(80)),
-        (|d| d.protocol = ProtocolVersion::new(2).unwrap(), PathError::NoExitForPort(80)),
+        (|d| d.valid_from = UnixTime(NOW.0 + 61), PathError::NoLastHop),
+        (|d| d.protocol = ProtocolVersion::new(2).unwrap(), PathError::NoLastHop),
         (|d| d.roles.exit = false, PathError::NoLastHop),
         (|d| d.exit_ports = Vec::from_array([PortRange::single(81).unwrap()]), PathError::NoExitForPort(80)),
     ];

@@ -4,6 +4,7 @@ use bulbil_core::auth::client::{self, Act, Discovery, Session};
 use bulbil_core::auth::envelope::Greeting;
 use bulbil_core::auth::key::SessionSecret;
 use bulbil_core::auth::{GREETING_LEN, KdfParameters, PasswordKey, SessionNumber, Username};
+use nix::errno::Errno;
 use tokio::io::{DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, yield_now};

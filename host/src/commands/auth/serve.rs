@@ -1,12 +1,12 @@
 //! `bulbil auth serve`.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::auth::{place::Place, server::AuthServer};
 use crate::cli::ServeArgs;
 use crate::commands::{Failure, print};
+use crate::files::allowed;
 use crate::shutdown::Shutdown;
 
 /// Open files that the server needs for itself: its database, its listener, standard streams, the runtime's own.
@@ -41,14 +41,8 @@ pub(in crate::commands) async fn run(args: &ServeArgs, shutdown: Shutdown) -> Re
 fn connections(wanted: u32) -> u32 {
     let files = u64::from(wanted) + OWN_FILES;
     // Where the system does not tell, it is tried.
-    let Ok((mut soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
-    if soft < files && setrlimit(Resource::RLIMIT_NOFILE, files.min(hard), hard).is_ok() {
-        soft = files.min(hard);
-    }
-    if soft >= files {
-        return wanted;
-    }
-    let possible = u32::try_from(soft.saturating_sub(OWN_FILES)).unwrap_or(wanted).max(CONNECTIONS_MIN);
+    let Some(allowed) = allowed(files).filter(|&allowed| allowed < files) else { return wanted };
+    let possible = u32::try_from(allowed.saturating_sub(OWN_FILES)).unwrap_or(wanted).max(CONNECTIONS_MIN);
     warn!(possible, wanted, "fewer connections than --connections: the limit of open files is too small (ulimit -Hn)");
     possible
 }

@@ -250,6 +250,7 @@ impl Owner<'_> {
             strictness: wanted.strictness,
             avoid: &wanted.avoid,
             now: now.date,
+            even_failing: false,
             draw_guards: true,
         };
         let path = self.steward.choose_path(&request, wanted.isolation, &mut SYSTEM.clone())?;

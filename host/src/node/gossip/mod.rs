@@ -13,7 +13,7 @@ use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::Test;
 use bulbil_core::phonebook::exchange::{Due, Exchanged, Pace, Settings, TestLoad};
 use bulbil_core::time::Instant;
-use rand_core::Rng as _;
+use embedded_io::ErrorKind;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -50,6 +50,14 @@ pub struct Intervals {
     pub retry: Duration,
     /// Between two looks at whether the phonebook has to be stored.
     pub save: Duration,
+}
+
+impl Intervals {
+    /// Without any answer for so long it is this node's own connection that fails; and within it enough others can be asked whether they are there.
+    pub(super) fn lonely(&self) -> Duration {
+        // Not so long that old answers hide an outage until somebody has failed five times.
+        (self.exchange.unwrap_or(EXCHANGE) * 5).max((self.test * IDLE * 10).min(self.retry * 10))
+    }
 }
 
 impl Default for Intervals {
@@ -108,11 +116,8 @@ impl Gossip {
                             if idle {
                                 idle_since = now();
                             }
-                            let Some((mut next, left)) = self.directory.next_test(idle).await else { return };
+                            let Some((next, left)) = self.directory.next_test(idle).await else { return };
                             load = left;
-                            if next.is_none() && idle && !asks {
-                                next = whoever_was_met(&self.directory).await;
-                            }
                             if let Some(next) = next {
                                 testing.spawn(test_one(next, self.directory.clone(), self.commands.clone()));
                             }
@@ -159,15 +164,6 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// A random node that was met, for a test that only shows whether others answer: a node that asks nobody would else hear nobody for so long that it took
-/// itself for cut off, and dropped nothing that has expired.
-async fn whoever_was_met(directory: &Directory) -> Option<Test> {
-    let mut known = directory.known().await?;
-    known.retain(|known| known.met && !known.disputed && known.failures == 0);
-    let drawn = SYSTEM.clone().next_u64() as usize % known.len().max(1);
-    known.get(drawn).map(|known| Test { node: known.node, address: known.address, urgent: false })
-}
-
 /// Links to a node. If it answers, the link itself tells the phonebook.
 async fn test_one(test: Test, directory: Directory, commands: Commands) {
     directory.tallies().tests.begun += 1;
@@ -177,7 +173,8 @@ async fn test_one(test: Test, directory: Directory, commands: Commands) {
     }
     match timeout(TEST_TIME, met).await {
         Ok(Ok(Ok(_))) => directory.tallies().tests.answered += 1,
-        Ok(Ok(Err(LinkEnd::Shutdown))) => {}
+        // Without an open file for the link it is this node that has failed.
+        Ok(Ok(Err(LinkEnd::Shutdown | LinkEnd::Io(ErrorKind::OutOfMemory)))) => {}
         Ok(Ok(Err(end))) => {
             directory.tallies().tests.failed += 1;
             directory.unreached(test.node, end);

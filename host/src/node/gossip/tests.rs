@@ -255,7 +255,8 @@ async fn a_node_that_asks_nobody_hears_from_others_all_the_same() {
     // Nobody has to be met again within the hour.
     while last < begun + Duration::from_secs(3000) {
         let (at, node, reply) = tester.contact().await;
-        assert!(at < last + Duration::from_secs(90), "{:?} of silence", at - last);
+        // It would take itself for cut off after 300.
+        assert!(at < last + Duration::from_secs(200), "{:?} of silence", at - last);
         let card = cards.iter().find(|card| card.node() == node).unwrap();
         tester.show(card);
         reply.send(Ok((Box::new(card.clone()), tester.clock.now()))).unwrap();
@@ -268,7 +269,7 @@ async fn a_turn_for_which_there_is_no_room_is_not_lost() {
     // A second and a half between those that can wait.
     let mut tester = Tester::new(Duration::from_millis(100));
     // Nobody says what time it is, so somebody is to be heard at each turn.
-    for card in [0, 1, 2].map(|number| relay(number, 10)) {
+    for card in [0, 1, 2, 3, 4, 5].map(|number| relay(number, 10)) {
         tester.directory.show(card.address(), Shown::Descriptor(&card));
     }
     let mut silent = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Print, bytes, median, time};
+use super::{Print, bytes, median, percent, time};
 use crate::metropolis::{City, Plan, Start, run};
 use crate::sim::NodeIndex;
 
@@ -10,6 +10,9 @@ use crate::sim::NodeIndex;
 const NEWCOMERS: usize = 10;
 /// How often somebody looks.
 const LOOK: Duration = Duration::from_secs(10);
+/// Whoever has met nobody new for so long has met all that there are places for: the large groups of a large network have more nodes than they may have
+/// places in one phonebook.
+const STANDSTILL: Duration = Duration::from_secs(600);
 
 /// How far somebody has come, and what it cost until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +27,9 @@ struct Reached {
 struct Progress {
     known: [Option<Reached>; 3],
     met: [Option<Reached>; 3],
+    /// How many were met at most, of how many, and since when.
+    most: (usize, usize, Duration),
+    stands_still: bool,
 }
 
 /// Parts of a thousand.
@@ -44,6 +50,10 @@ impl Progress {
         let (sent, received) = city.network().traffic(node);
         let reached =
             Reached { after: city.now() - citizen.born, rounds: citizen.counts.asked, bytes: sent + received };
+        if view.met > self.most.0 {
+            self.most = (view.met, view.there, city.now());
+        }
+        self.stands_still = self.most.2 + STANDSTILL <= city.now();
         for (marks, part) in [(&mut self.known, view.known), (&mut self.met, view.met)] {
             for (mark, place) in MARKS.iter().zip(marks) {
                 if place.is_none() && part * 1_000 >= view.there * mark {
@@ -54,7 +64,7 @@ impl Progress {
     }
 
     const fn is_done(&self) -> bool {
-        self.met[1].is_some() && self.known[2].is_some()
+        self.known[2].is_some() && (self.met[1].is_some() || self.stands_still)
     }
 }
 
@@ -72,9 +82,11 @@ fn row(what: &str, nodes: usize, all: &[Progress], print: Print<'_>) {
     let known = middle(all, |progress| progress.known[1]);
     let whole = middle(all, |progress| progress.known[2]);
     let met = middle(all, |progress| progress.met[1]);
-    let last = all.iter().map(|progress| progress.met[1]).max().flatten();
+    let last =
+        all.iter().map(|progress| progress.met[1]).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max());
+    let least = all.iter().map(|progress| progress.most.0 as f64 / progress.most.1.max(1) as f64).fold(1.0, f64::min);
     print(&format!(
-        "| {nodes} | {what} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {nodes} | {what} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         known.map_or("-".to_owned(), |reached| reached.rounds.to_string()),
         time(known.map(|reached| reached.after)),
         bytes(known.map(|reached| reached.bytes)),
@@ -85,6 +97,7 @@ fn row(what: &str, nodes: usize, all: &[Progress], print: Print<'_>) {
         time(met.map(|reached| reached.after)),
         bytes(met.map(|reached| reached.bytes)),
         time(last.map(|reached| reached.after)),
+        percent(least),
     ));
 }
 
@@ -111,7 +124,7 @@ pub fn newcomers(seed: u64, nodes: usize, print: Print<'_>) {
         let heard: usize = heard.sum();
         let of = NEWCOMERS * (nodes - 1);
         print(&format!(
-            "| | of {of} entries of newcomers in the others' phonebooks there are {heard} by then | | | | | | | | | |"
+            "| | of {of} entries of newcomers in the others' phonebooks there are {heard} by then | | | | | | | | | | |"
         ));
     });
 }
@@ -133,7 +146,7 @@ pub fn all_at_once(seed: u64, nodes: usize, print: Print<'_>) {
 /// The table's head.
 pub fn head(print: Print<'_>) {
     print(
-        "| nodes | who | rounds until 99 % known | time | bytes | rounds until all known | time | bytes | rounds until 99 % met | time | bytes | of the slowest |",
+        "| nodes | who | rounds until 99 % known | time | bytes | rounds until all known | time | bytes | rounds until 99 % met | time | bytes | of the slowest | met at least |",
     );
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
 }
