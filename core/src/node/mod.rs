@@ -18,6 +18,7 @@
 
 mod arrival;
 mod audit;
+mod books;
 mod census;
 mod closing;
 pub mod config;
@@ -50,6 +51,7 @@ use crate::time::Instant;
 use crate::wire::{NodeId, WireError};
 
 pub use crate::circuit::table::ConversationId;
+pub use books::{CircuitBooks, FlowBooks, LinkBooks, Standing};
 pub use census::{Capacity, LinkCensus, ReplayUsage};
 pub use config::{Config, Patience};
 pub use opening::{OpenRefused, Opening, Plan};

@@ -7,13 +7,18 @@
 //! target hears is the one that comes next.
 
 mod actor;
+mod checks;
+mod faults;
 mod node;
 mod pipes;
 pub(crate) mod resident;
 mod shell;
 mod steps;
+pub mod storm;
 mod stream;
 mod talk;
+mod turncoat;
+mod wire;
 mod world;
 
 use std::cell::RefCell;
@@ -35,9 +40,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 pub use self::actor::{Actor, Behaviour, Heard};
+pub use self::faults::Faults;
 pub use self::node::Spec;
 pub use self::shell::Jobs;
 pub use self::talk::{Talk, Wish};
+pub use self::turncoat::{Treason, Trick};
 pub use self::world::{NodeIndex, TalkIndex};
 
 pub(crate) use self::node::Tables;
@@ -65,6 +72,10 @@ pub struct Network<'m, 'b> {
     /// One call of a node in so many is followed by an audit of its books.
     audit_stride: u64,
     calls: u64,
+    /// Links are watched, and neighbours' books are laid beside each other.
+    watching: bool,
+    /// What happens is printed.
+    verbose: bool,
 }
 
 /// A node that is to be, and who lives there.
@@ -84,6 +95,16 @@ pub(crate) struct Settler {
 
 /// Makes a network of such nodes and gives it to `test`. Nodes that answer links get the fixed identities in their order.
 pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>) -> T) -> T {
+    run_lives(seed, specs, 1, test)
+}
+
+/// The same with nodes that can die and come back until each has lived so many lives.
+pub fn run_lives<T>(
+    seed: u64,
+    specs: &[Spec],
+    lives: usize,
+    test: impl FnOnce(&mut Network<'_, '_>) -> T,
+) -> T {
     let mut identities = 0..fixture::IDENTITIES;
     let settlers = specs.iter().map(|spec| {
         let identity = spec.answers.then(|| identities.next().expect("there are six identities"));
@@ -97,15 +118,29 @@ pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>)
         }
     });
     let settlers: Vec<_> = settlers.collect();
-    settle(seed, &settlers, |mut network| test(&mut network))
+    settle_lives(seed, &settlers, lives, |mut network| test(&mut network))
 }
 
 /// Makes a network of such nodes and gives it to `test`.
 pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Network<'_, '_>) -> T) -> T {
+    settle_lives(seed, settlers, 1, test)
+}
+
+fn settle_lives<T>(
+    seed: u64,
+    settlers: &[Settler],
+    lives: usize,
+    test: impl FnOnce(Network<'_, '_>) -> T,
+) -> T {
+    wire::forget();
     let world: Shared = Rc::new(RefCell::new(World::new(seed)));
-    let mut tables: Vec<_> = settlers.iter().map(|settler| Tables::new(&settler.spec)).collect();
+    let each = settlers.iter().flat_map(|settler| std::iter::repeat_with(|| Tables::new(&settler.spec)).take(lives));
+    let mut tables: Vec<_> = each.collect();
     let (lent, mut places): (Vec<_>, Vec<_>) = tables.iter_mut().map(Tables::lend).unzip();
-    let nodes = settlers.iter().zip(lent).zip(&mut places).enumerate().map(|(index, ((settler, lent), places))| {
+    let mut memory = lent.into_iter().zip(places.iter_mut().map(Vec::as_mut_slice));
+    let nodes = settlers.iter().enumerate().map(|(index, settler)| {
+        let life = memory.next().expect("as many lives as nodes, at least");
+        let spares = memory.by_ref().take(lives - 1).collect();
         let Settler { spec, identity, .. } = settler;
         let mut rng = ChaCha20Rng::seed_from_u64(seed ^ (index as u64 + 1) << 48);
         let client = || {
@@ -122,6 +157,7 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
             onion: identity.map(|identity| OnionKeys::new(fixture::onion_secret(identity, spec.kind, 0), None)),
             descriptor: Rc::clone(&settler.descriptor),
             ahead: 0,
+            clocks_jump: false,
             letters: settler.resident.then(Vec::new),
             connecting: BTreeMap::new(),
             rng,
@@ -132,7 +168,7 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
         if let Some(address) = settler.address.filter(|_| settler.born) {
             world.borrow_mut().addresses.insert(address, index);
         }
-        SimNode::new(*spec, shell, lent, places, !settler.born)
+        SimNode::new(*spec, shell, life, spares, !settler.born)
     });
     let nodes = nodes.collect();
     test(Network {
@@ -145,6 +181,8 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
         steps: 0,
         audit_stride: 1,
         calls: 0,
+        watching: false,
+        verbose: false,
     })
 }
 
@@ -255,6 +293,11 @@ impl<'m, 'b> Network<'m, 'b> {
         let now = self.instant();
         let node = &mut self.nodes[client];
         let keys = build(&hops, &mut onion, &mut node.shell.rng).expect("paths are valid");
+        wire::with(|wire| {
+            if let Some(turncoat) = wire.turncoats.get_mut(&client) {
+                turncoat.learn_path(&*onion, &keys);
+            }
+        });
         // The application speaks the stream with the even number, the target the odd one.
         let (speaks, hears) = (2 * talk as u64, 2 * talk as u64 + 1);
         let first = actor::beginning(speaks, wish.first.min(wish.request as usize).min(400));
@@ -288,7 +331,12 @@ impl<'m, 'b> Network<'m, 'b> {
             ticks: 0,
             opened: self.now(),
             first_heard: None,
+            lost: false,
+            doubtful: false,
         });
+        if self.has_turned(client) || self.has_turned(path[path.len() - 1]) {
+            self.talks[talk].doubt();
+        }
         self.names.insert((client, name), talk);
         self.run_woken(Some(client));
         Ok(talk)
@@ -349,6 +397,9 @@ impl<'m, 'b> Network<'m, 'b> {
     /// The client lets go of a conversation.
     pub fn release(&mut self, talk: TalkIndex, graceful: bool) {
         let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
+        if self.talks[talk].lost {
+            return;
+        }
         self.nodes[client].driver.release(name, graceful, now);
         self.run_woken(Some(client));
     }

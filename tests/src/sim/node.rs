@@ -176,7 +176,14 @@ pub(super) struct SimNode<'m, 'b> {
     pub(super) ready: Vec<Token>,
     /// Which link or conversation a stream was given to.
     pub(super) tokens: std::collections::BTreeMap<StreamId, Token>,
+    /// Whose links they are.
+    pub(super) peers: std::collections::BTreeMap<bulbil_core::circuit::LinkId, super::NodeIndex>,
+    /// Memory for its next lives.
+    spares: Vec<Life<'m, 'b>>,
 }
+
+/// Memory for one life of a node.
+pub(super) type Life<'m, 'b> = (Lent<'m>, &'m mut [LinkPlace<'b, SimShell>]);
 
 /// What a stream belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,19 +192,22 @@ pub(super) enum Token {
     Conversation(bulbil_core::node::ConversationId),
 }
 
+fn drive<'m, 'b>(spec: &Spec, shell: &mut SimShell, (lent, places): Life<'m, 'b>) -> Driver<'m, 'b, SimShell> {
+    let rng: &mut ChaCha20Rng = &mut shell.rng;
+    let node = Node::new(spec.config(shell.node), lent.memory, rng).expect("specs are sound");
+    Driver::new(node, Places { links: places, outsides: lent.outsides, scratch: lent.scratch })
+}
+
 impl<'m, 'b> SimNode<'m, 'b> {
     pub(super) fn new(
         spec: Spec,
         mut shell: SimShell,
-        lent: Lent<'m>,
-        places: &'m mut [LinkPlace<'b, SimShell>],
+        life: Life<'m, 'b>,
+        spares: Vec<Life<'m, 'b>>,
         dead: bool,
     ) -> Self {
-        let rng: &mut ChaCha20Rng = &mut shell.rng;
-        let node = Node::new(spec.config(shell.node), lent.memory, rng).expect("specs are sound");
-        let places = Places { links: places, outsides: lent.outsides, scratch: lent.scratch };
         Self {
-            driver: Driver::new(node, places),
+            driver: drive(&spec, &mut shell, life),
             shell,
             spec,
             dead,
@@ -205,6 +215,25 @@ impl<'m, 'b> SimNode<'m, 'b> {
             onion_rotations: 0,
             ready: Vec::new(),
             tokens: std::collections::BTreeMap::new(),
+            peers: std::collections::BTreeMap::new(),
+            spares,
         }
+    }
+
+    /// Whether the node can begin once more.
+    pub(super) const fn has_spare(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
+    /// The node begins once more, with nothing but its keys: its streams are dropped, its tables empty.
+    pub(super) fn begin_again(&mut self) {
+        if let Some(life) = self.spares.pop() {
+            self.driver = drive(&self.spec, &mut self.shell, life);
+        }
+        self.ready.clear();
+        self.peers.clear();
+        self.timer = None;
+        self.shell.notices.clear();
+        self.shell.link_ends.clear();
     }
 }

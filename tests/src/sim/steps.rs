@@ -7,7 +7,7 @@ use bulbil_core::client::origin::Reached;
 use bulbil_core::driver::More;
 use bulbil_core::node::{ConversationId, Usage};
 use bulbil_core::time::Instant;
-use bulbil_core::wire::Target;
+use bulbil_core::wire::{EndReason, Target};
 use embedded_io::ErrorKind;
 
 use super::Network;
@@ -17,6 +17,7 @@ use super::resident::Letter;
 use super::shell::Notice;
 use super::stream::SimStream;
 use super::talk::Talk;
+use super::wire;
 use super::world::{Event, NodeIndex, Owner, TalkIndex};
 
 /// Calls of one node at one instant, beyond which it is taken to run in circles.
@@ -69,6 +70,9 @@ impl Network<'_, '_> {
         for (number, talk) in self.talks.iter().enumerate() {
             assert!(talk.connections <= 1, "conversation {number} was connected twice");
             // Who hears an end has heard all: what broke off never looks like that.
+            if talk.doubtful {
+                continue;
+            }
             let Some(target) = &talk.at_target else {
                 assert_ne!(talk.app.heard_end(), Some(Heard::End), "conversation {number} ended with nobody");
                 continue;
@@ -87,6 +91,20 @@ impl Network<'_, '_> {
                     self.describe()
                 );
             }
+        }
+    }
+
+    /// Lets time pass until no link is left either, which must come to pass within a quarter of an hour once [`Self::settle`] has found no circuit: then
+    /// every node's tables are empty, and nothing has a deadline.
+    pub fn settle_links(&mut self) {
+        let end = self.now() + Duration::from_secs(900);
+        while self.living().any(|node| node.driver.node().usage() != Usage::default()) {
+            assert!(self.now() < end && self.step(), "links stay:\n{}", self.describe());
+        }
+        for node in self.living() {
+            let (node, index) = (node.driver.node(), node.shell.index);
+            assert!(node.poll_timeout().is_none_or(|tick| tick <= self.instant().after(Duration::from_secs(1))));
+            assert_eq!(node.audit(), Ok(()), "node {index}");
         }
     }
 
@@ -110,11 +128,13 @@ impl Network<'_, '_> {
                 }
                 let stream = answerer.map(|answerer| {
                     let (near, far) = self.world.borrow_mut().pipe(None);
+                    self.nodes[node].peers.insert(link, answerer);
                     self.world.borrow_mut().age(near);
                     let far_stream = SimStream::new(&self.world, far, Owner::Link(answerer, far));
                     let other = &mut self.nodes[answerer];
                     if let Some(link) = other.driver.reserve_link(&mut other.shell, now) {
                         other.tokens.insert(far, Token::Link(link));
+                        other.peers.insert(link, node);
                         other.driver.handle_accepted(link, far_stream);
                         other.ready.push(Token::Link(link));
                         self.world.borrow_mut().woken.insert(Owner::Link(answerer, far));
@@ -147,6 +167,7 @@ impl Network<'_, '_> {
                 self.tick(talk);
                 None
             }
+            Event::Nothing => None,
             Event::Alarm(node, alarm) => {
                 self.mail.push_back((node, Letter::Alarm(alarm)));
                 None
@@ -156,7 +177,12 @@ impl Network<'_, '_> {
 
     fn handle_target(&mut self, node: NodeIndex, name: ConversationId, target: &Target, now: Instant) {
         let meant = |talk: &Talk| talk.target == *target && talk.exit.is_none() && talk.path.last() == Some(&node);
-        let talk = self.talks.iter().position(meant).expect("an exit is asked once for what it was told to reach");
+        let Some(talk) = self.talks.iter().position(meant) else {
+            assert!(self.has_any_turned(), "an exit is asked once for what it was told to reach");
+            let this = &mut self.nodes[node];
+            this.driver.handle_target(&mut this.shell, name, Err(EndReason::Refused), now);
+            return;
+        };
         self.world.borrow_mut().trace(&[4, node as u64, talk as u64]);
         let this = &mut self.talks[talk];
         this.connections += 1;
@@ -171,6 +197,9 @@ impl Network<'_, '_> {
                 let speaks = if behaviour == Behaviour::Echo { hears } else { speaks };
                 let stream = self.attach(node, name, Owner::Target(talk), |talks, stream| {
                     talks[talk].at_target = Some(Actor::target(stream, speaks, hears, behaviour));
+                    if talks[talk].doubtful {
+                        talks[talk].doubt();
+                    }
                 });
                 self.world.borrow_mut().woken.insert(Owner::Target(talk));
                 if let Behaviour::Ticker { every, .. } = behaviour {
@@ -258,6 +287,7 @@ impl Network<'_, '_> {
         if this.dead {
             return false;
         }
+        wire::with(|wire| wire.running = index);
         let mut again = Vec::new();
         for token in std::mem::take(&mut this.ready) {
             match token {
@@ -281,6 +311,12 @@ impl Network<'_, '_> {
             self.world.borrow_mut().at(at.millis() * 1000, Event::Timer(index));
         }
         self.check(index);
+        if self.watching {
+            self.check_neighbours(index);
+            if !more {
+                self.check_wakeups(index);
+            }
+        }
         self.take_notices(index);
         self.forget_dropped();
         more
@@ -323,7 +359,12 @@ impl Network<'_, '_> {
             self.mail.extend(letters.drain(..).map(|letter| (index, letter)));
         }
         for notice in std::mem::take(&mut self.nodes[index].shell.notices) {
+            if self.verbose {
+                self.print_notice(index, &notice);
+            }
             match notice {
+                Notice::Connected(name, _) | Notice::Receipt(name, _)
+                    if self.talks[self.names[&(index, name)]].doubtful => {}
                 Notice::Connected(name, reached) => {
                     let talk = self.names[&(index, name)];
                     let service = self.talks[talk].wish.service;

@@ -71,6 +71,10 @@ pub struct Talk {
     pub(super) ticks: u32,
     pub(super) opened: Duration,
     pub(super) first_heard: Option<Duration>,
+    /// Its client has died.
+    pub(super) lost: bool,
+    /// Its client or its exit has turned.
+    pub(super) doubtful: bool,
 }
 
 impl Talk {
@@ -102,6 +106,27 @@ impl Talk {
     #[must_use]
     pub const fn connections(&self) -> u32 {
         self.connections
+    }
+
+    /// Whether its client has died, so that nobody is told how it ends.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Whether its client or its exit follows the protocol no more.
+    #[must_use]
+    pub const fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// Nothing that is heard from now on need be true.
+    pub(super) const fn doubt(&mut self) {
+        self.doubtful = true;
+        self.app.doubt();
+        if let Some(target) = &mut self.at_target {
+            target.doubt();
+        }
     }
 
     /// What the client was told that the last hop has reached.
