@@ -88,17 +88,18 @@ impl Network<'_, '_> {
             return false;
         }
         self.world.borrow_mut().end_life(node);
+        let now = self.instant();
         if silently {
-            self.nodes[node].dead = true;
+            (self.nodes[node].dead, self.nodes[node].stale) = (true, true);
         } else {
             self.kill(node);
-            self.nodes[node].begin_again();
+            self.nodes[node].begin_again(now);
         }
         self.nodes[node].ready.clear();
         self.names.retain(|(on, _), _| *on != node);
         self.ended.retain(|(on, _)| *on != node);
-        for talk in self.talks.iter_mut().filter(|talk| talk.client == node && talk.outcome.is_none()) {
-            talk.lost = true;
+        for talk in self.talks.iter_mut().filter(|talk| talk.client == node) {
+            talk.orphaned = true;
         }
         self.forget_dropped();
         self.run_woken(None);
@@ -108,13 +109,13 @@ impl Network<'_, '_> {
     /// A node that has died comes back with nothing but its keys: its tables and its replay sets are empty. With `rotated` it makes a new
     /// onion key first, as it must when it has not kept the replay tags; without, it lives on an old one all the same.
     pub fn rise(&mut self, node: NodeIndex, rotated: bool) {
+        let now = self.instant();
         let this = &mut self.nodes[node];
         if !this.dead {
             return;
         }
-        // Whoever died silently still has its streams.
-        if !this.tokens.is_empty() {
-            this.begin_again();
+        if this.stale {
+            this.begin_again(now);
         }
         this.dead = false;
         this.onion_rotations += usize::from(rotated);

@@ -331,7 +331,7 @@ impl<'m, 'b> Network<'m, 'b> {
             ticks: 0,
             opened: self.now(),
             first_heard: None,
-            lost: false,
+            orphaned: false,
             doubtful: false,
         });
         if self.has_turned(client) || self.has_turned(path[path.len() - 1]) {
@@ -344,6 +344,9 @@ impl<'m, 'b> Network<'m, 'b> {
 
     /// Attaches a conversation to its application.
     pub fn attach_app(&mut self, talk: TalkIndex) {
+        if self.talks[talk].orphaned {
+            return;
+        }
         let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
         let stream = self.attach(client, name, Owner::App(talk), |talks, stream| talks[talk].app.attach(stream));
         let node = &mut self.nodes[client];
@@ -397,7 +400,7 @@ impl<'m, 'b> Network<'m, 'b> {
     /// The client lets go of a conversation.
     pub fn release(&mut self, talk: TalkIndex, graceful: bool) {
         let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
-        if self.talks[talk].lost {
+        if self.talks[talk].orphaned {
             return;
         }
         self.nodes[client].driver.release(name, graceful, now);

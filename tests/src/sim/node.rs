@@ -169,6 +169,8 @@ pub(super) struct SimNode<'m, 'b> {
     pub(super) spec: Spec,
     /// The node is cut off and does nothing more, or not yet.
     pub(super) dead: bool,
+    /// It has died and still has what it had.
+    pub(super) stale: bool,
     /// For which instant the timer is set.
     pub(super) timer: Option<Instant>,
     pub(super) onion_rotations: usize,
@@ -211,6 +213,7 @@ impl<'m, 'b> SimNode<'m, 'b> {
             shell,
             spec,
             dead,
+            stale: false,
             timer: None,
             onion_rotations: 0,
             ready: Vec::new(),
@@ -226,10 +229,13 @@ impl<'m, 'b> SimNode<'m, 'b> {
     }
 
     /// The node begins once more, with nothing but its keys: its streams are dropped, its tables empty.
-    pub(super) fn begin_again(&mut self) {
+    pub(super) fn begin_again(&mut self, now: Instant) {
+        // Streams lie in memory that the driver has only borrowed.
+        self.driver.close_all(&mut self.shell, now);
         if let Some(life) = self.spares.pop() {
             self.driver = drive(&self.spec, &mut self.shell, life);
         }
+        self.stale = false;
         self.ready.clear();
         self.peers.clear();
         self.timer = None;

@@ -61,7 +61,8 @@ impl Network<'_, '_> {
             assert!(self.step(), "circuits stay, and nothing happens:\n{}", self.describe());
         }
         // Jobs and streams of circuits that are gone.
-        self.run_for(Duration::from_secs(5));
+        let jobs = self.world.borrow().delays.jobs.unwrap_or_default();
+        self.run_for(Duration::from_secs(5) + Duration::from_micros(jobs));
         for node in self.living() {
             let usage = node.driver.node().usage();
             let empty = Usage { links: usage.links, ..Usage::default() };

@@ -71,8 +71,8 @@ pub struct Talk {
     pub(super) ticks: u32,
     pub(super) opened: Duration,
     pub(super) first_heard: Option<Duration>,
-    /// Its client has died.
-    pub(super) lost: bool,
+    /// Its client has died since.
+    pub(super) orphaned: bool,
     /// Its client or its exit has turned.
     pub(super) doubtful: bool,
 }
@@ -108,10 +108,10 @@ impl Talk {
         self.connections
     }
 
-    /// Whether its client has died, so that nobody is told how it ends.
+    /// Whether its client has died first, so that nobody is told how it ends.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
-        self.lost
+        self.orphaned && self.outcome.is_none()
     }
 
     /// Whether its client or its exit follows the protocol no more.

@@ -98,7 +98,7 @@ fn report(seed: u64) {
         return;
     };
     println!("seed {seed} fails: {panic}");
-    let small = shrink(whole, |part| eprintln!("seed {seed}: {} steps fail", part.only.as_ref().map_or(0, Vec::len)));
+    let small = shrink(whole, Part::fails);
     let plan: Plan = small.plan();
     println!("what is left of seed {seed}: {:?}", plan.faults);
     for step in &plan.steps {
@@ -107,7 +107,7 @@ fn report(seed: u64) {
     if let Err(panic) = attempt(&plan, false) {
         println!("which fails: {}", panic.lines().next().unwrap_or_default());
     }
-    println!("repeat: cargo run --release -p bulbil-tests --bin storm -- {}", small.arguments());
+    println!("repeat: cargo run -p bulbil-tests --bin storm -- {}", small.arguments());
 }
 
 fn many(first: u64, seeds: u64, threads: usize) -> ExitCode {

@@ -120,6 +120,24 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+/// Nodes with room for what is asked of them.
+fn roomy(specs: Vec<Spec>) -> Vec<Spec> {
+    let roomy = |spec: Spec| Spec {
+        relay: true,
+        exit: true,
+        links: 16,
+        circuits: 64,
+        cells: 64 * 64,
+        onions: 24,
+        origins: 32,
+        replay: 256,
+        circuits_per_link: 32,
+        onions_per_link: 16,
+        ..spec
+    };
+    specs.into_iter().map(roomy).collect()
+}
+
 /// Nodes of every size, most of them too small for what is asked of them.
 #[must_use]
 pub fn specs(dice: &mut Dice) -> Vec<Spec> {
@@ -196,6 +214,9 @@ pub fn conversation(dice: &mut Dice) -> (NodeIndex, Vec<NodeIndex>, Wish) {
 }
 
 fn faults(dice: &mut Dice) -> Faults {
+    if dice.one_in(3) {
+        return Faults { splitting: true, trickle: dice.pick(&[0, 5]), ..Faults::NONE };
+    }
     let rarely = |dice: &mut Dice, one_in, span: Duration| dice.one_in(one_in).then_some(span);
     let longest = Duration::from_millis(dice.pick(&[100, 2_000, 12_000]));
     let link_life = Duration::from_millis(500 + dice.below(20_000));
@@ -221,7 +242,7 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let dice = &mut dice;
-        let specs = specs(dice);
+        let specs = if dice.one_in(2) { roomy(specs(dice)) } else { specs(dice) };
         let capacity = 1_000 + dice.below(60_000);
         let faults = faults(dice);
         let traitors = dice.pick(&[0, 0, 1, 1, 2]);
@@ -236,9 +257,11 @@ impl Plan {
                 push(later, Operation::Intrude(node, 1 + dice.below(4) as usize));
             }
         }
+        // Of so many operations, twenty are not merely another conversation.
+        let calm = dice.pick(&[20, 40, 120]);
         for _ in 0..dice.pick(&[30, 60, 90]) {
             let some = |dice: &mut Dice| dice.below(talks as u64) as usize;
-            let operation = match dice.below(20) {
+            let operation = match dice.below(calm) {
                 4 => Operation::Cut(dice.node(), dice.node()),
                 5 if talks > 0 => Operation::Release(some(dice), dice.one_in(2)),
                 6 if talks > 0 => Operation::Listen(some(dice), !dice.one_in(3)),

@@ -86,15 +86,17 @@ impl Part {
         text
     }
 
-    fn fails(&self) -> bool {
+    /// Whether it fails, if [`catch_panics`] was called.
+    #[must_use]
+    pub fn fails(&self) -> bool {
         attempt(&self.plan(), false).is_err()
     }
 }
 
-/// The smallest part of a failing storm that was found to fail as well: first halves of its steps are left out, then quarters, down to one by
-/// one, then the parts of its weather.
+/// The smallest part of a storm that was found to fail as well: first halves of its steps are left out, then quarters, down to one by
+/// one, then the parts of its weather; and again as long as that makes it smaller.
 #[must_use]
-pub fn shrink(part: Part, mut progress: impl FnMut(&Part)) -> Part {
+pub fn shrink(part: Part, mut fails: impl FnMut(&Part) -> bool) -> Part {
     let mut best = part;
     let mut steps = best.only.clone().unwrap_or_else(|| (0..Plan::draw(best.seed).steps.len()).collect());
     loop {
@@ -106,9 +108,8 @@ pub fn shrink(part: Part, mut progress: impl FnMut(&Part)) -> Part {
                 let mut fewer = steps.clone();
                 fewer.drain(from..(from + chunk).min(steps.len()));
                 let candidate = Part { only: Some(fewer.clone()), ..best.clone() };
-                if candidate.fails() {
+                if fails(&candidate) {
                     (steps, best) = (fewer, candidate);
-                    progress(&best);
                 } else {
                     from += chunk;
                 }
@@ -122,9 +123,8 @@ pub fn shrink(part: Part, mut progress: impl FnMut(&Part)) -> Part {
             if !best.without.contains(&name) {
                 let mut candidate = best.clone();
                 candidate.without.push(name);
-                if candidate.fails() {
+                if fails(&candidate) {
                     best = candidate;
-                    progress(&best);
                 }
             }
         }
@@ -137,6 +137,17 @@ pub fn shrink(part: Part, mut progress: impl FnMut(&Part)) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_failure_needs_is_all_that_is_left() {
+        let needed = |part: &Part| {
+            let only = part.only.clone().unwrap_or_default();
+            [3, 17].iter().all(|step| only.contains(step)) && !part.without.contains(&"jobs")
+        };
+        let small = shrink(Part::whole(5), needed);
+        assert_eq!(small.only, Some(vec![3, 17]));
+        assert_eq!(small.without.len(), WEATHER.len() - 1);
+    }
 
     #[test]
     fn a_part_of_a_storm_says_how_it_is_repeated() {
