@@ -46,6 +46,10 @@ impl Node<'_> {
     }
 
     fn audit_links(&self) -> Result<(), &'static str> {
+        let ends = self.table.iter().flat_map(|(_, entry)| [entry.inward, entry.outward]);
+        if ends.filter(|end| matches!(end, End::Link(..))).count() != self.index.len() {
+            return Err("the index has entries of circuits that are gone");
+        }
         for (index, entry) in self.table.iter() {
             for side in [Side::Inward, Side::Outward] {
                 let End::Link(link, id) = entry.end(side) else { continue };

@@ -55,46 +55,56 @@ impl Network<'_, '_> {
             if self.has_turned(index) || self.has_turned(link.other) {
                 continue;
             }
-            let id_on = |books: &CircuitBooks, side: Side, on: LinkId| {
-                let end = if side == Side::Inward { books.inward } else { books.outward };
-                matches!(end, End::Link(link, _) if link == on).then_some(end)
-            };
-            let theirs = self.nodes[link.other].driver.node();
-            // On one link each side's end is the other side's opposite.
-            for side in [Side::Inward, Side::Outward] {
-                for our in &ours {
-                    let Some(End::Link(_, id)) = id_on(our, side, link.link) else { continue };
-                    let their = theirs.circuit_books().find(|their| {
-                        matches!(id_on(their, side.opposite(), link.theirs), Some(End::Link(_, other)) if other == id)
-                    });
-                    let Some(their) = their else { continue };
-                    let (connector, answerer) = if side == Side::Outward { (our, &their) } else { (&their, our) };
-                    let (from_us, to_us) = self.flights(link.end, id.value());
-                    let (forward, backward) = if side == Side::Outward { (from_us, to_us) } else { (to_us, from_us) };
-                    let may_send = connector.forward.credit + forward.0 + backward.1;
-                    assert!(
-                        answerer.closing || may_send == u32::from(answerer.forward.promised),
-                        "nodes {index} and {}, circuit {}: {may_send} forward, granted {answerer:?}\n{connector:?}\n{}",
-                        link.other,
-                        id.value(),
-                        self.describe()
-                    );
-                    let may_send = answerer.backward.credit + backward.0 + forward.1;
-                    assert!(
-                        connector.closing || may_send == u32::from(connector.backward.promised),
-                        "nodes {index} and {}, circuit {}: {may_send} backward, granted {connector:?}\n{answerer:?}\n{}",
-                        link.other,
-                        id.value(),
-                        self.describe()
-                    );
-                }
-            }
+            self.check_link(index, link, &ours);
         }
         if !self.has_any_turned() {
             let counters = node.counters();
             assert_eq!((counters.garbled, counters.violations), (0, 0), "node {index}:\n{}", self.describe());
             let ends = whole.iter().map(|link| (link.link, link.end)).collect();
             ours.iter().for_each(|books| self.check_cells(index, books, &ends));
+        }
+    }
+
+    /// On one link: what the one may send is what the other has granted, less what is on its way.
+    fn check_link(&self, index: NodeIndex, link: &Whole, ours: &[CircuitBooks]) {
+        let theirs = self.nodes[link.other].driver.node();
+        let on = |books: &CircuitBooks, link: LinkId| match (books.inward, books.outward) {
+            (End::Link(inward, id), _) if inward == link => Some((Side::Inward, id)),
+            (_, End::Link(outward, id)) if outward == link => Some((Side::Outward, id)),
+            _ => None,
+        };
+        let mut ours = ours.iter().filter_map(|our| Some((on(our, link.link)?, our))).peekable();
+        if ours.peek().is_none() {
+            return;
+        }
+        let theirs = theirs.circuit_books().filter_map(|their| Some((on(&their, link.theirs)?.1, their)));
+        let theirs: BTreeMap<_, _> = theirs.collect();
+        for ((side, id), our) in ours {
+            let Some(their) = theirs.get(&id) else { continue };
+            let (from_us, to_us) = self.flights(link.end, id.value());
+            // The one who connected is outward of the circuit, the one who answered inward.
+            let (connector, answerer, forward, backward) = match side {
+                Side::Outward => (our, their, from_us, to_us),
+                Side::Inward => (their, our, to_us, from_us),
+            };
+            let may_send = connector.forward.credit + forward.0 + backward.1;
+            let is_right = answerer.closing || may_send == u32::from(answerer.forward.promised);
+            assert!(
+                is_right,
+                "nodes {index} and {}, circuit {}: {may_send} forward, granted by {answerer:?}, to {connector:?}\n{}",
+                link.other,
+                id.value(),
+                self.describe()
+            );
+            let may_send = answerer.backward.credit + backward.0 + forward.1;
+            let is_right = connector.closing || may_send == u32::from(connector.backward.promised);
+            assert!(
+                is_right,
+                "nodes {index} and {}, circuit {}: {may_send} backward, granted by {connector:?}, to {answerer:?}\n{}",
+                link.other,
+                id.value(),
+                self.describe()
+            );
         }
     }
 

@@ -137,6 +137,9 @@ impl Storm<'_, '_, '_> {
         for talk in 0..self.network.talks().len() {
             self.attach(talk);
             self.network.listen(talk, true);
+            if self.network.talk(talk).wish().target != Behaviour::Deaf {
+                self.network.target_listens(talk, true);
+            }
             if self.network.talk(talk).wish().target == Behaviour::Source {
                 self.network.release(talk, false);
                 self.released.insert(talk);
