@@ -21,7 +21,10 @@ struct Repeat(u64);
 impl Drop for Repeat {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("repeat: cargo run -p bulbil-tests --bin storm -- --seed {0}; make it small: --shrink {0}", self.0);
+            eprintln!(
+                "repeat: cargo run -p bulbil-tests --bin storm -- --seed {0}; make it small: --shrink {0}",
+                self.0
+            );
         }
     }
 }

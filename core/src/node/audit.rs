@@ -90,10 +90,7 @@ impl Node<'_> {
                 let flow = entry.flow(side);
                 let may_send = side == Side::Inward || entry.role.is_sending();
                 let farewell_due = entry.farewell.is_some() && flow.waiting().is_empty();
-                if may_send
-                    && (flow.sendable() || farewell_due)
-                    && !self.table.is_listed(index, Listed::Output(side))
-                {
+                if may_send && (flow.sendable() || farewell_due) && !self.table.is_listed(index, Listed::Output(side)) {
                     return Err("a circuit has something to send and is not listed");
                 }
             }

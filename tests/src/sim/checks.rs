@@ -128,7 +128,9 @@ impl Network<'_, '_> {
             Some(if comes { received } else { sent })
         };
         let flows: &[_] = match books.standing {
-            Standing::Passing => &[(books.inward, books.outward, books.forward), (books.outward, books.inward, books.backward)],
+            Standing::Passing => {
+                &[(books.inward, books.outward, books.forward), (books.outward, books.inward, books.backward)]
+            }
             Standing::Opening => &[(books.inward, End::Detached, books.forward)],
             Standing::Refused | Standing::Exiting | Standing::Client => return,
         };
@@ -169,7 +171,11 @@ impl Network<'_, '_> {
                     let Some(books) = node.link_books().find(|books| books.link == link) else { continue };
                     let deaf = node.takes_cells(link) && !world.listens(end);
                     let stuck = books.up && books.unsent && !world.waits_for_room(end);
-                    assert!(!deaf && !stuck, "node {index}: {books:?}, deaf {deaf}, stuck {stuck}\n{}", self.describe());
+                    assert!(
+                        !deaf && !stuck,
+                        "node {index}: {books:?}, deaf {deaf}, stuck {stuck}\n{}",
+                        self.describe()
+                    );
                 }
                 Token::Conversation(name) => {
                     let Some(books) = node.circuit_books().find(|books| books.name == name) else { continue };
@@ -180,7 +186,11 @@ impl Network<'_, '_> {
                     };
                     let deaf = node.input_room(name) > 0 && !world.listens(end);
                     let stuck = waiting > 0 && !world.waits_for_room(end);
-                    assert!(!deaf && !stuck, "node {index}: {books:?}, deaf {deaf}, stuck {stuck}\n{}", self.describe());
+                    assert!(
+                        !deaf && !stuck,
+                        "node {index}: {books:?}, deaf {deaf}, stuck {stuck}\n{}",
+                        self.describe()
+                    );
                 }
             }
         }

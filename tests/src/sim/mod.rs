@@ -99,12 +99,7 @@ pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>)
 }
 
 /// The same with nodes that can die and come back until each has lived so many lives.
-pub fn run_lives<T>(
-    seed: u64,
-    specs: &[Spec],
-    lives: usize,
-    test: impl FnOnce(&mut Network<'_, '_>) -> T,
-) -> T {
+pub fn run_lives<T>(seed: u64, specs: &[Spec], lives: usize, test: impl FnOnce(&mut Network<'_, '_>) -> T) -> T {
     let mut identities = 0..fixture::IDENTITIES;
     let settlers = specs.iter().map(|spec| {
         let identity = spec.answers.then(|| identities.next().expect("there are six identities"));
@@ -126,12 +121,7 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
     settle_lives(seed, settlers, 1, test)
 }
 
-fn settle_lives<T>(
-    seed: u64,
-    settlers: &[Settler],
-    lives: usize,
-    test: impl FnOnce(Network<'_, '_>) -> T,
-) -> T {
+fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnOnce(Network<'_, '_>) -> T) -> T {
     wire::forget();
     let world: Shared = Rc::new(RefCell::new(World::new(seed)));
     let each = settlers.iter().flat_map(|settler| std::iter::repeat_with(|| Tables::new(&settler.spec)).take(lives));

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bulbil_core::crypto::cgo::{ClientForward, HopIndex, RelayBackward, RelayForward, SEED_LEN, Seed, TAG_LEN};
 use bulbil_core::crypto::cgo::ClientBackward;
+use bulbil_core::crypto::cgo::{ClientForward, HopIndex, RelayBackward, RelayForward, SEED_LEN, Seed, TAG_LEN};
 use bulbil_core::crypto::onion::HopKeys;
 use bulbil_core::wire::Command;
-use bulbil_core::wire::cell::{BODY_LEN, CELL_LEN, CellBody, CREDIT_ENTRIES, HEADER_LEN};
+use bulbil_core::wire::cell::{BODY_LEN, CELL_LEN, CREDIT_ENTRIES, CellBody, HEADER_LEN};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng};
 

@@ -53,8 +53,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Passed {
         for &node in &plan.suspects {
             network.suspect(node, plan.seed ^ node as u64);
         }
-        let mut storm =
-            Storm { network, opened: HashMap::new(), released: HashSet::new(), attached: HashSet::new() };
+        let mut storm = Storm { network, opened: HashMap::new(), released: HashSet::new(), attached: HashSet::new() };
         for (number, step) in plan.steps.iter().enumerate() {
             storm.wait(step.at);
             if verbose {
