@@ -46,7 +46,7 @@ impl Faults {
 
 impl Network<'_, '_> {
     /// Watches all links from now on, and checks neighbours against each other after every call of a node. To be said before the first link.
-    pub fn watch(&mut self) {
+    pub(super) fn watch(&mut self) {
         self.watching = true;
         wire::watch();
     }

@@ -113,7 +113,10 @@ pub fn run_lives<T>(seed: u64, specs: &[Spec], lives: usize, test: impl FnOnce(&
         }
     });
     let settlers: Vec<_> = settlers.collect();
-    settle_lives(seed, &settlers, lives, |mut network| test(&mut network))
+    settle_lives(seed, &settlers, lives, |mut network| {
+        network.watch();
+        test(&mut network)
+    })
 }
 
 /// Makes a network of such nodes and gives it to `test`.
@@ -161,7 +164,7 @@ fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnO
         SimNode::new(*spec, shell, life, spares, !settler.born)
     });
     let nodes = nodes.collect();
-    test(Network {
+    let result = test(Network {
         world,
         nodes,
         talks: Vec::new(),
@@ -173,7 +176,9 @@ fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnO
         calls: 0,
         watching: false,
         verbose: false,
-    })
+    });
+    wire::forget();
+    result
 }
 
 impl<'m, 'b> Network<'m, 'b> {

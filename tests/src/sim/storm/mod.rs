@@ -47,7 +47,6 @@ struct Storm<'n, 'm, 'b> {
 pub fn run(plan: &Plan, verbose: bool) -> Passed {
     run_lives(plan.seed, &plan.specs, plan::LIVES, |network| {
         network.set_verbose(verbose);
-        network.watch();
         network.set_capacity(1_000, plan.capacity);
         network.set_faults(&plan.faults);
         for &node in &plan.suspects {
