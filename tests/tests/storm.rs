@@ -31,9 +31,9 @@ impl Drop for Repeat {
 
 #[test]
 fn whatever_happens_bounds_hold_and_everything_is_given_back() {
-    // `STORM_4711=17 STORM_COUNT=1` repeats one, more seeds look further.
+    // `STORM_SEED=17 STORM_COUNT=1` repeats one, more seeds look further.
     let variable = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    let first = variable("STORM_4711").unwrap_or(0);
+    let first = variable("STORM_SEED").unwrap_or(0);
     let passed: Vec<Passed> = (first..first + variable("STORM_COUNT").unwrap_or(200))
         .map(|seed| {
             let _repeat = Repeat(seed);

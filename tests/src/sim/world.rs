@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) connects_lost: u64,
     /// Microseconds that a link lives on average before it is cut; 0 if it is not.
     pub(super) link_life: u64,
+    /// Nodes that are cut off from all others.
+    pub(super) unplugged: BTreeSet<NodeIndex>,
     /// Of 100 reads and writes, how many take one to three bytes.
     pub(super) trickle: u32,
     /// Microseconds that jobs, connecting and reaching targets may take in place of what they would.
@@ -150,6 +152,7 @@ impl World {
             delays: Delays::default(),
             lives: Vec::new(),
             jobs: Vec::new(),
+            unplugged: BTreeSet::new(),
         }
     }
 
