@@ -45,6 +45,7 @@ fn whatever_happens_bounds_hold_and_everything_is_given_back() {
         let sum = |of: fn(&Passed) -> usize| passed.iter().map(of).sum::<usize>();
         let (talks, done, faulted) = (sum(|it| it.talks), sum(|it| it.done), sum(|it| it.faulted));
         assert!(done > talks / 10 && faulted > passed.len() / 4, "{done} of {talks} done, {faulted} links");
+        assert!(passed.iter().any(|it| it.replayed > 0), "nobody sends an onion twice");
     }
 }
 

@@ -9,7 +9,7 @@ use bulbil_core::driver::LinkEnd;
 use super::shell::Notice;
 use super::turncoat::{Treason, Turncoat};
 use super::wire;
-use super::world::{Delays, NodeIndex};
+use super::world::{Delays, Event, NodeIndex};
 use super::{Network, fixture};
 
 /// How bad the weather is: what goes wrong all the time. What goes wrong once is done by the methods of [`Network`].
@@ -44,9 +44,20 @@ impl Faults {
     };
 }
 
+/// With which onion key a node comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// A new one.
+    Fresh,
+    /// The one that it had last.
+    Kept,
+    /// The one before that, if there is one, as from an old backup.
+    Older,
+}
+
 impl Network<'_, '_> {
     /// Watches all links from now on, and checks neighbours against each other after every call of a node. To be said before the first link.
-    pub(super) fn watch(&mut self) {
+    pub(crate) fn watch(&mut self) {
         self.watching = true;
         wire::watch();
     }
@@ -75,10 +86,10 @@ impl Network<'_, '_> {
         }
     }
 
-    /// Whether the node is there.
+    /// Whether the node is there and awake.
     #[must_use]
     pub fn is_up(&self, node: NodeIndex) -> bool {
-        !self.nodes[node].dead
+        !self.nodes[node].dead && !self.is_asleep(&self.nodes[node])
     }
 
     /// The node dies. Silently: its links stay with nobody at their other end, as after a power cut; otherwise they break. Answers `false`
@@ -88,9 +99,10 @@ impl Network<'_, '_> {
             return false;
         }
         self.world.borrow_mut().end_life(node);
-        let now = self.instant();
+        let now = self.instant_of(node);
         if silently {
             (self.nodes[node].dead, self.nodes[node].stale) = (true, true);
+            self.nodes[node].asleep_until = 0;
         } else {
             self.kill(node);
             self.nodes[node].begin_again(now);
@@ -106,10 +118,10 @@ impl Network<'_, '_> {
         true
     }
 
-    /// A node that has died comes back with nothing but its keys: its tables and its replay sets are empty. With `rotated` it makes a new
-    /// onion key first, as it must when it has not kept the replay tags; without, it lives on an old one all the same.
-    pub fn rise(&mut self, node: NodeIndex, rotated: bool) {
-        let now = self.instant();
+    /// A node that has died comes back with nothing but its keys: its tables and its replay sets are empty. It makes a new onion key first, as
+    /// it must when it has not kept the replay tags, or lives on an old one all the same.
+    pub fn rise(&mut self, node: NodeIndex, state: State) {
+        let now = self.instant_of(node);
         let this = &mut self.nodes[node];
         if !this.dead {
             return;
@@ -118,14 +130,47 @@ impl Network<'_, '_> {
             this.begin_again(now);
         }
         this.dead = false;
-        this.onion_rotations += usize::from(rotated);
+        match state {
+            State::Fresh => {
+                this.onion_keys_made += 1;
+                this.onion_key = this.onion_keys_made;
+            }
+            State::Kept => {}
+            State::Older => this.onion_key = this.onion_key.saturating_sub(1),
+        }
         if let Some(identity) = this.shell.identity {
             let secret = |rotation| fixture::onion_secret(identity, this.spec.kind, rotation);
-            this.shell.onion = Some(OnionKeys::new(secret(this.onion_rotations), None));
+            this.shell.onion = Some(OnionKeys::new(secret(this.onion_key), None));
             self.world.borrow_mut().addresses.insert(fixture::address(identity), node);
+        }
+        if state != State::Fresh {
+            let through = self.talks.iter_mut().filter(|talk| talk.path.contains(&node));
+            through.for_each(|talk| talk.repeatable = true);
         }
         self.forget_dropped();
         self.run_woken(Some(node));
+    }
+
+    /// The node's machine sleeps so long: it hears nothing and does nothing, and then everything at once.
+    pub fn sleep(&mut self, node: NodeIndex, span: Duration) {
+        if self.nodes[node].dead {
+            return;
+        }
+        for node in &mut self.nodes {
+            node.shell.slept = node.shell.slept.max(span.as_secs() + 1);
+        }
+        let mut world = self.world.borrow_mut();
+        let awake = world.now + span.as_micros() as u64;
+        self.nodes[node].asleep_until = awake;
+        world.at(awake, Event::Timer(node));
+    }
+
+    /// The clock that the node's deadlines go by jumps by so many milliseconds; instead of going back it stands still.
+    pub fn jump(&mut self, node: NodeIndex, millis: i64) {
+        let mut world = self.world.borrow_mut();
+        let now = world.now;
+        self.nodes[node].clock.jump(now / 1000, millis);
+        world.at(now, Event::Timer(node));
     }
 
     /// The node's calendar is set so many seconds wrong. All clocks may disagree from now on.
@@ -165,8 +210,8 @@ impl Network<'_, '_> {
                     let wire::Wire { lanes, turncoats, .. } = wire;
                     let Some(turncoat) = turncoats.get_mut(&node) else { continue };
                     if self.world.borrow().is_open(end) {
-                        let cell = turncoat.rogue_cell(lanes, lane);
-                        records.extend(wire.inject(lane, cell).map(|record| (end, record)));
+                        let cells = turncoat.rogue_cells(lanes, lane);
+                        records.extend(cells.into_iter().filter_map(|cell| Some((end, wire.inject(lane, cell)?))));
                     }
                 }
                 records

@@ -40,7 +40,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 pub use self::actor::{Actor, Behaviour, Heard};
-pub use self::faults::Faults;
+pub use self::faults::{Faults, State};
 pub use self::node::Spec;
 pub use self::shell::Jobs;
 pub use self::talk::{Talk, Wish};
@@ -151,11 +151,13 @@ fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnO
             descriptor: Rc::clone(&settler.descriptor),
             ahead: 0,
             clocks_jump: false,
+            slept: 0,
             letters: settler.resident.then(Vec::new),
             connecting: BTreeMap::new(),
             rng,
             jobs: spec.jobs,
             notices: Vec::new(),
+            over: HashSet::new(),
             link_ends: Vec::new(),
         };
         if let Some(address) = settler.address.filter(|_| settler.born) {
@@ -190,6 +192,11 @@ impl<'m, 'b> Network<'m, 'b> {
 
     pub(crate) fn instant(&self) -> Instant {
         Instant::from_millis(self.world.borrow().now / 1000)
+    }
+
+    /// The same as a node's own clock shows it.
+    pub(super) fn instant_of(&self, node: NodeIndex) -> Instant {
+        self.nodes[node].clock.at(self.world.borrow().now / 1000)
     }
 
     /// Steps so far.
@@ -279,13 +286,10 @@ impl<'m, 'b> Network<'m, 'b> {
         let talk = self.talks.len();
         let target = if wish.service { "phonebook".into() } else { format!("t{talk}.test:80") };
         let target: Target = target.parse().expect("a valid name");
-        let keys: Vec<OnionKey> = path
-            .iter()
-            .map(|&hop| self.nodes[hop].shell.onion.as_ref().expect("hops answer links").current().public())
-            .collect();
+        let keys: Vec<OnionKey> = path.iter().map(|&hop| self.known_key(hop, wish.outdated)).collect();
         let hops: Vec<_> = path.iter().zip(&keys).map(|(&hop, key)| self.hop(hop, key)).collect();
         let mut onion = Box::new([0; bulbil_core::crypto::onion::ONION_LEN]);
-        let now = self.instant();
+        let now = self.instant_of(client);
         let node = &mut self.nodes[client];
         let keys = build(&hops, &mut onion, &mut node.shell.rng).expect("paths are valid");
         wire::with(|wire| {
@@ -328,6 +332,7 @@ impl<'m, 'b> Network<'m, 'b> {
             first_heard: None,
             orphaned: false,
             doubtful: false,
+            repeatable: false,
         });
         if self.has_turned(client) || self.has_turned(path[path.len() - 1]) {
             self.talks[talk].doubt();
@@ -342,12 +347,23 @@ impl<'m, 'b> Network<'m, 'b> {
         if self.talks[talk].orphaned {
             return;
         }
-        let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
+        let (client, name) = (self.talks[talk].client, self.talks[talk].name);
+        let now = self.instant_of(client);
         let stream = self.attach(client, name, Owner::App(talk), |talks, stream| talks[talk].app.attach(stream));
         let node = &mut self.nodes[client];
         node.driver.attach(&mut node.shell, name, stream, now);
         self.world.borrow_mut().woken.insert(Owner::App(talk));
         self.run_woken(Some(client));
+    }
+
+    /// The onion key that a client knows of a node; the one before or after, if there is one, when what it knows is outdated.
+    fn known_key(&self, hop: NodeIndex, outdated: bool) -> OnionKey {
+        let this = &self.nodes[hop];
+        let other = this.onion_key.checked_sub(1).unwrap_or(this.onion_keys_made);
+        match this.shell.identity {
+            Some(identity) if outdated => fixture::onion_secret(identity, this.spec.kind, other).public(),
+            _ => this.shell.onion.as_ref().expect("hops answer links").current().public(),
+        }
     }
 
     fn hop<'k>(&self, hop: NodeIndex, key: &'k OnionKey) -> HopSpec<'k> {
@@ -394,7 +410,8 @@ impl<'m, 'b> Network<'m, 'b> {
 
     /// The client lets go of a conversation.
     pub fn release(&mut self, talk: TalkIndex, graceful: bool) {
-        let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
+        let (client, name) = (self.talks[talk].client, self.talks[talk].name);
+        let now = self.instant_of(client);
         if self.talks[talk].orphaned {
             return;
         }
@@ -432,9 +449,10 @@ impl<'m, 'b> Network<'m, 'b> {
     /// A node takes a new onion key.
     pub fn rotate(&mut self, node: NodeIndex) {
         let this = &mut self.nodes[node];
-        this.onion_rotations += 1;
+        this.onion_keys_made += 1;
+        this.onion_key = this.onion_keys_made;
         if let (Some(keys), Some(identity)) = (&mut this.shell.onion, this.shell.identity) {
-            keys.rotate(fixture::onion_secret(identity, this.spec.kind, this.onion_rotations));
+            keys.rotate(fixture::onion_secret(identity, this.spec.kind, this.onion_key));
             this.driver.node_mut().handle_rotation();
         }
     }

@@ -162,6 +162,34 @@ impl Tables {
     }
 }
 
+/// A machine's monotonic clock. It runs as fast as the true time and may jump; where it would go back it stands still, as the core asks of an
+/// owner.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Clock {
+    /// Milliseconds.
+    ahead: i64,
+    /// What it has shown at the last jump, in milliseconds.
+    shown: u64,
+}
+
+impl Clock {
+    /// What it shows when the true time is so many milliseconds.
+    pub(super) fn at(&self, millis: u64) -> Instant {
+        Instant::from_millis(millis.saturating_add_signed(self.ahead).max(self.shown))
+    }
+
+    /// It jumps by so many milliseconds.
+    pub(super) fn jump(&mut self, millis: u64, by: i64) {
+        self.shown = self.at(millis).millis();
+        self.ahead += by;
+    }
+
+    /// The true time in milliseconds when it shows this instant.
+    pub(super) fn when(&self, instant: Instant) -> u64 {
+        instant.millis().saturating_add_signed(-self.ahead)
+    }
+}
+
 /// A node with its driver and its machine.
 pub(super) struct SimNode<'m, 'b> {
     pub(super) driver: Driver<'m, 'b, SimShell>,
@@ -173,7 +201,12 @@ pub(super) struct SimNode<'m, 'b> {
     pub(super) stale: bool,
     /// For which instant the timer is set.
     pub(super) timer: Option<Instant>,
-    pub(super) onion_rotations: usize,
+    pub(super) clock: Clock,
+    /// Microseconds of true time until which its machine sleeps.
+    pub(super) asleep_until: u64,
+    /// Which of its onion keys it has; the latest that it ever made is the one after all others.
+    pub(super) onion_key: usize,
+    pub(super) onion_keys_made: usize,
     /// Streams that are to be serviced.
     pub(super) ready: Vec<Token>,
     /// Which link or conversation a stream was given to.
@@ -215,7 +248,10 @@ impl<'m, 'b> SimNode<'m, 'b> {
             dead,
             stale: false,
             timer: None,
-            onion_rotations: 0,
+            clock: Clock::default(),
+            asleep_until: 0,
+            onion_key: 0,
+            onion_keys_made: 0,
             ready: Vec::new(),
             tokens: std::collections::BTreeMap::new(),
             peers: std::collections::BTreeMap::new(),
@@ -238,8 +274,9 @@ impl<'m, 'b> SimNode<'m, 'b> {
         self.stale = false;
         self.ready.clear();
         self.peers.clear();
-        self.timer = None;
+        (self.timer, self.asleep_until) = (None, 0);
         self.shell.notices.clear();
         self.shell.link_ends.clear();
+        self.shell.over.clear();
     }
 }

@@ -196,10 +196,12 @@ impl World {
                 self.cut_at(end, self.now);
             }
         }
+        let mut bytes = bytes[..len].to_vec();
         if let Owner::Link(node, _) = self.pipes.end(end).owner {
             self.count_sent(node, len);
+            wire::with(|wire| wire.mangle(node, &mut bytes));
         }
-        self.send_bytes(end, bytes[..len].to_vec());
+        self.send_bytes(end, bytes);
         if self.pipes.end(end).is_link {
             for record in wire::with(|wire| wire.handle_written(end, len)).unwrap_or_default() {
                 self.send_bytes(end, record);

@@ -1,6 +1,6 @@
 //! The core's [`Shell`] on virtual pipes. What takes time becomes an event of the world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub(crate) struct SimShell {
     pub(super) ahead: i64,
     /// Calendars here and elsewhere are set to whatever time.
     pub(super) clocks_jump: bool,
+    /// Seconds that an answer may have waited until a machine that slept has read it.
+    pub(super) slept: u64,
     /// What somebody who lives here is to hear; `None` if nobody does.
     pub(super) letters: Option<Vec<Letter>>,
     /// Where links of a node with a resident were made to.
@@ -63,12 +65,25 @@ pub(crate) struct SimShell {
     pub(super) rng: ChaCha20Rng,
     pub(super) jobs: Jobs,
     pub(super) notices: Vec<Notice>,
+    /// Conversations that are over.
+    pub(super) over: HashSet<ConversationId>,
     pub(super) link_ends: Vec<(LinkId, LinkEnd)>,
 }
 
 impl SimShell {
     pub(super) fn calendar(&self) -> UnixTime {
         UnixTime((fixture::EPOCH.0 + self.world.borrow().now / 1_000_000).saturating_add_signed(self.ahead))
+    }
+
+    /// Nothing is said or asked of a link once its end was told.
+    fn expect_link(&self, link: LinkId) {
+        let over = self.link_ends.iter().any(|(ended, _)| *ended == link);
+        assert!(!over, "node {}: {link:?} has ended before", self.index);
+    }
+
+    /// Nothing is said or asked of a conversation once it is over.
+    fn expect_conversation(&self, conversation: ConversationId) {
+        assert!(!self.over.contains(&conversation), "node {}: {conversation:?} was over before", self.index);
     }
 
     fn after_a_while(&mut self, most: Duration, event: Event) {
@@ -86,6 +101,7 @@ impl Shell for SimShell {
     type Aead = WatchedAead;
 
     fn connect_link(&mut self, link: LinkId, address: SocketAddr) {
+        self.expect_link(link);
         if self.letters.is_some() {
             self.connecting.insert(link, address);
         }
@@ -93,6 +109,7 @@ impl Shell for SimShell {
     }
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
+        self.expect_conversation(conversation);
         if let Some(letters) = &mut self.letters {
             letters.push(Letter::Asked(conversation, Box::new(target.clone())));
             return;
@@ -125,6 +142,7 @@ impl Shell for SimShell {
     }
 
     fn sign(&mut self, conversation: ConversationId, statement: Statement<'_>) -> Option<(UnixTime, [u8; 256])> {
+        self.expect_conversation(conversation);
         let time = self.calendar();
         let identity = fixture::identity(self.identity.expect("exits have an identity"));
         let parts = ReceiptParts::new(self.node, statement.target, &statement.transcript, time.0);
@@ -156,16 +174,18 @@ impl Shell for SimShell {
 
     fn handle_descriptor(&mut self, link: LinkId, descriptor: &VerifiedDescriptor, time: UnixTime) {
         assert!(descriptor.node() != self.node, "no node links to itself");
+        self.expect_link(link);
         match &mut self.letters {
             Some(letters) => {
                 let address = self.connecting.remove(&link).expect("links are asked for first");
                 letters.push(Letter::Met(link, address, Box::new(descriptor.clone())));
             }
-            None => assert!(self.clocks_jump || time.0.abs_diff(self.calendar().0) <= 1, "clocks agree"),
+            None => assert!(self.clocks_jump || time.0.abs_diff(self.calendar().0) <= 1 + self.slept, "clocks agree"),
         }
     }
 
     fn handle_time(&mut self, link: LinkId, node: NodeId, time: UnixTime) {
+        self.expect_link(link);
         if let Some(letters) = &mut self.letters {
             let address = self.connecting.get(&link).expect("links are asked for first");
             letters.push(Letter::Time(node, *address, time));
@@ -179,20 +199,21 @@ impl Shell for SimShell {
                 letters.push(Letter::LinkEnded(link, end));
             }
             None => {
-                let twice = self.link_ends.iter().any(|(ended, _)| *ended == link);
-                assert!(!twice, "node {}: {link:?} has ended before", self.index);
+                self.expect_link(link);
                 self.link_ends.push((link, end));
             }
         }
     }
 
     fn handle_connected(&mut self, conversation: ConversationId, reached: Reached) {
+        self.expect_conversation(conversation);
         if self.letters.is_none() {
             self.notices.push(Notice::Connected(conversation, reached));
         }
     }
 
     fn handle_receipt(&mut self, conversation: ConversationId, receipt: Receipt) {
+        self.expect_conversation(conversation);
         if self.letters.is_none() {
             self.notices.push(Notice::Receipt(conversation, Box::new(receipt)));
         }
@@ -201,7 +222,11 @@ impl Shell for SimShell {
     fn handle_over(&mut self, conversation: ConversationId, outcome: Outcome) {
         match &mut self.letters {
             Some(letters) => letters.push(Letter::Over(conversation, outcome)),
-            None => self.notices.push(Notice::Over(conversation, outcome)),
+            None => {
+                self.expect_conversation(conversation);
+                self.over.insert(conversation);
+                self.notices.push(Notice::Over(conversation, outcome));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use embedded_io::ErrorKind;
 
 use super::Network;
 use super::actor::{Actor, Behaviour, Heard};
-use super::node::Token;
+use super::node::{SimNode, Token};
 use super::resident::Letter;
 use super::shell::Notice;
 use super::stream::SimStream;
@@ -56,7 +56,7 @@ impl Network<'_, '_> {
     /// Runs until no circuit is open anywhere, which must come to pass within an hour, and checks that everything was given back.
     pub fn settle(&mut self) {
         let end = self.now() + Duration::from_secs(3600);
-        while self.living().any(|node| node.driver.node().usage().circuits > 0) {
+        while self.living().any(|node| node.driver.node().usage().circuits > 0 || self.is_asleep(node)) {
             assert!(self.now() < end, "circuits stay:\n{}", self.describe());
             assert!(self.step(), "circuits stay, and nothing happens:\n{}", self.describe());
         }
@@ -99,18 +99,25 @@ impl Network<'_, '_> {
     /// every node's tables are empty, and nothing has a deadline.
     pub fn settle_links(&mut self) {
         let end = self.now() + Duration::from_secs(900);
-        while self.living().any(|node| node.driver.node().usage() != Usage::default()) {
+        let waits = |node: &SimNode<'_, '_>| {
+            node.driver.node().usage() != Usage::default() || node.driver.poll_timeout().is_some()
+        };
+        while self.living().any(waits) {
             assert!(self.now() < end && self.step(), "links stay:\n{}", self.describe());
         }
         for node in self.living() {
-            let (node, index) = (node.driver.node(), node.shell.index);
-            assert!(node.poll_timeout().is_none_or(|tick| tick <= self.instant().after(Duration::from_secs(1))));
-            assert_eq!(node.audit(), Ok(()), "node {index}");
+            let index = node.shell.index;
+            assert_eq!(node.driver.node().audit(), Ok(()), "node {index}");
+            assert!(node.tokens.is_empty(), "node {index} keeps streams: {:?}", node.tokens);
         }
     }
 
     fn handle(&mut self, event: Event) -> Option<NodeIndex> {
-        let now = self.instant();
+        if let Some(awake) = self.asleep_for(&event) {
+            self.world.borrow_mut().at(awake, event);
+            return None;
+        }
+        let now = event.node().map_or_else(|| self.instant(), |node| self.instant_of(node));
         match event {
             Event::Arrive(_) | Event::Room(_) | Event::Unread(_) | Event::Cut(_) => {
                 self.world.borrow_mut().handle_pipe(&event);
@@ -129,6 +136,7 @@ impl Network<'_, '_> {
                     return None;
                 }
                 let stream = answerer.map(|answerer| {
+                    let now = self.instant_of(answerer);
                     let (near, far) = self.world.borrow_mut().pipe(None);
                     self.nodes[node].peers.insert(link, answerer);
                     self.world.borrow_mut().age(near);
@@ -177,10 +185,28 @@ impl Network<'_, '_> {
         }
     }
 
+    /// Whether the node's machine sleeps.
+    pub(super) fn is_asleep(&self, node: &SimNode<'_, '_>) -> bool {
+        self.world.borrow().now < node.asleep_until
+    }
+
+    /// When the machine that this is for wakes up, if it sleeps.
+    fn asleep_for(&self, event: &Event) -> Option<u64> {
+        let answerer = match event {
+            Event::Connect(_, _, address) => self.world.borrow().addresses.get(address).copied(),
+            _ => None,
+        };
+        let asleep = [event.node(), answerer].into_iter().flatten().map(|node| &self.nodes[node]);
+        asleep.filter(|node| self.is_asleep(node)).map(|node| node.asleep_until).max()
+    }
+
     fn handle_target(&mut self, node: NodeIndex, name: ConversationId, target: &Target, now: Instant) {
         let meant = |talk: &Talk| talk.target == *target && talk.exit.is_none() && talk.path.last() == Some(&node);
         let Some(talk) = self.talks.iter().position(meant) else {
-            assert!(self.has_any_turned(), "an exit is asked once for what it was told to reach");
+            let again = self.talks.iter().find(|talk| talk.target == *target && talk.path.last() == Some(&node));
+            // Under the right keys a turncoat says what it likes, but nobody opens the same onion twice.
+            let explained = self.has_any_turned() && again.is_none_or(|talk| talk.repeatable);
+            assert!(explained, "node {node} was asked before to reach {target:?}:\n{}", self.describe());
             let this = &mut self.nodes[node];
             this.driver.handle_target(&mut this.shell, name, Err(EndReason::Refused), now);
             return;
@@ -284,11 +310,11 @@ impl Network<'_, '_> {
 
     /// Calls a node's driver as a shell must; answers whether it wants to be called again.
     fn run_node(&mut self, index: NodeIndex) -> bool {
-        let now = self.instant();
-        let this = &mut self.nodes[index];
-        if this.dead {
+        let now = self.instant_of(index);
+        if self.nodes[index].dead || self.is_asleep(&self.nodes[index]) {
             return false;
         }
+        let this = &mut self.nodes[index];
         wire::with(|wire| wire.running = index);
         let mut again = Vec::new();
         for token in std::mem::take(&mut this.ready) {
@@ -310,7 +336,7 @@ impl Network<'_, '_> {
             && this.timer.is_none_or(|timer| at < timer)
         {
             this.timer = Some(at);
-            self.world.borrow_mut().at(at.millis() * 1000, Event::Timer(index));
+            self.world.borrow_mut().at(this.clock.when(at) * 1000, Event::Timer(index));
         }
         self.check(index);
         if self.watching {

@@ -28,13 +28,25 @@ pub struct Wish {
     pub listens: bool,
     /// The target is the last hop's phonebook.
     pub service: bool,
+    /// What the client knows of its hops' onion keys is outdated.
+    pub outdated: bool,
 }
 
 impl Wish {
     /// Says `request` bytes to a target that behaves so, finishes, and listens to the end.
     #[must_use]
     pub const fn new(target: Behaviour, request: u64) -> Self {
-        Self { target, request, first: 100, finish: true, once: false, sign: false, listens: true, service: false }
+        Self {
+            target,
+            request,
+            first: 100,
+            finish: true,
+            once: false,
+            sign: false,
+            listens: true,
+            service: false,
+            outdated: false,
+        }
     }
 
     /// Asks the last hop's phonebook instead of a target behind it.
@@ -75,6 +87,8 @@ pub struct Talk {
     pub(super) orphaned: bool,
     /// Its client or its exit has turned.
     pub(super) doubtful: bool,
+    /// A hop has forgotten which onions it has seen, and not the key that opens this one's.
+    pub(super) repeatable: bool,
 }
 
 impl Talk {

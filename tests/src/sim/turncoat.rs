@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bulbil_core::crypto::cgo::ClientBackward;
 use bulbil_core::crypto::cgo::{ClientForward, HopIndex, RelayBackward, RelayForward, SEED_LEN, Seed, TAG_LEN};
-use bulbil_core::crypto::onion::HopKeys;
+use bulbil_core::crypto::onion::{HopKeys, ONION_LEN};
 use bulbil_core::wire::Command;
 use bulbil_core::wire::cell::{BODY_LEN, CELL_LEN, CREDIT_ENTRIES, CellBody, HEADER_LEN};
 use rand_chacha::ChaCha8Rng;
@@ -44,11 +44,13 @@ pub enum Trick {
     Linger,
     /// Says something else in it, under the right keys.
     Message,
+    /// Alters a byte of what is written to the link, handshakes included.
+    Mangle,
 }
 
 impl Trick {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Garble,
         Self::Replay,
         Self::Cross,
@@ -60,6 +62,7 @@ impl Trick {
         Self::Swap,
         Self::Linger,
         Self::Message,
+        Self::Mangle,
     ];
 }
 
@@ -146,6 +149,9 @@ impl Turncoat {
                 lanes[at].onions.entry(circuit).or_default().extend_from_slice(&cell[HEADER_LEN..]);
             }
             if cell[4] == Command::RELAY.value() {
+                if lanes[at].forward {
+                    lanes[at].first_relayed.entry(circuit).or_insert(*cell);
+                }
                 let forge = self.wants(Trick::Message);
                 self.pass(lanes, at, circuit, body_of(cell), forge);
             }
@@ -200,7 +206,7 @@ impl Turncoat {
                 }
             }
             // It has no use for this cell; what becomes of messages was decided before.
-            Trick::Starve | Trick::Swap | Trick::Linger | Trick::Message => {}
+            Trick::Starve | Trick::Swap | Trick::Linger | Trick::Message | Trick::Mangle => {}
         }
     }
 
@@ -231,8 +237,44 @@ impl Turncoat {
         cell
     }
 
+    /// Alters a byte of what the node writes, if it likes to.
+    pub(super) fn mangle(&mut self, bytes: &mut [u8]) {
+        if self.wants(Trick::Mangle)
+            && let Some(byte) = bytes.len().checked_sub(1).map(|last| self.below(last as u64 + 1) as usize)
+        {
+            bytes[byte] ^= 1 << self.below(8);
+        }
+    }
+
+    /// Cells that nobody asked for: an onion that the node has sent before, with the first relay cell behind it, as a new circuit; or one cell of any
+    /// kind.
+    pub(super) fn rogue_cells(&mut self, lanes: &[Lane], at: usize) -> Vec<CellBytes> {
+        if self.below(4) > 0 || !lanes[at].forward {
+            return vec![self.rogue_cell(lanes, at)];
+        }
+        let mine = lanes.iter().filter(|lane| lane.forward && lane.sender == lanes[at].sender);
+        let mut whole: Vec<_> = mine
+            .flat_map(|lane| lane.onions.iter().map(|(circuit, onion)| (onion, lane.first_relayed.get(circuit))))
+            .filter(|(onion, _)| onion.len() == ONION_LEN)
+            .collect();
+        if whole.is_empty() {
+            return vec![self.rogue_cell(lanes, at)];
+        }
+        let (onion, relay) = whole.swap_remove(self.below(whole.len() as u64) as usize);
+        let circuit = lanes[at].circuits.last().map_or(1, |last| last.saturating_add(1));
+        let opens = onion.as_chunks::<BODY_LEN>().0.iter().map(|body| {
+            let mut cell = [0; CELL_LEN];
+            cell[4] = Command::OPEN.value();
+            *body_of(&mut cell) = *body;
+            cell
+        });
+        let mut cells: Vec<CellBytes> = opens.chain(relay.copied()).collect();
+        cells.iter_mut().for_each(|cell| cell[..4].copy_from_slice(&circuit.to_be_bytes()));
+        cells
+    }
+
     /// A cell that nobody asked for.
-    pub(super) fn rogue_cell(&mut self, lanes: &[Lane], at: usize) -> CellBytes {
+    fn rogue_cell(&mut self, lanes: &[Lane], at: usize) -> CellBytes {
         let mut cell = [0; CELL_LEN];
         let circuit = self.some_circuit(lanes, at);
         match self.below(10) {

@@ -63,8 +63,12 @@ pub(super) struct Lane {
     relay_sent: BTreeMap<u32, u64>,
     /// Relay cells that have come, by circuit.
     relay_received: BTreeMap<u32, u64>,
+    /// Circuits that were closed here.
+    closed: BTreeSet<u32>,
     /// The onions that went here, as far as they have come, if a turncoat has them.
     pub(super) onions: BTreeMap<u32, Vec<u8>>,
+    /// The first relay cell of each circuit, if a turncoat has sent it.
+    pub(super) first_relayed: BTreeMap<u32, CellBytes>,
     /// Circuits of which something went here.
     pub(super) circuits: BTreeSet<u32>,
     /// Some of the cells that went here.
@@ -86,9 +90,22 @@ impl Lane {
             credit_flight: BTreeMap::new(),
             relay_sent: BTreeMap::new(),
             relay_received: BTreeMap::new(),
+            closed: BTreeSet::new(),
             onions: BTreeMap::new(),
+            first_relayed: BTreeMap::new(),
             circuits: BTreeSet::new(),
             history: Vec::new(),
+        }
+    }
+
+    /// A node says nothing of a circuit behind its CLOSE, whatever it has become.
+    fn check_order(&mut self, sender: NodeIndex, cell: &CellBytes) {
+        let circuit = circuit_of(cell);
+        let is = |command: Command| cell[4] == command.value();
+        let late = (is(Command::OPEN) || is(Command::RELAY) || is(Command::CLOSE)) && self.closed.contains(&circuit);
+        assert!(!late, "node {sender} sends command {} of circuit {circuit} behind its CLOSE", cell[4]);
+        if is(Command::CLOSE) {
+            self.closed.insert(circuit);
         }
     }
 
@@ -210,7 +227,9 @@ impl Wire {
     /// A record is about to be sealed; answers by how much its nonce is to be greater.
     fn handle_sealed(&mut self, at: usize, nonce: u64, text: &mut [u8]) -> u64 {
         let sender = self.running;
-        self.lanes[at].sender = Some(sender);
+        let lane = &mut self.lanes[at];
+        lane.sender = Some(sender);
+        text.as_chunks().0.iter().for_each(|cell| lane.check_order(sender, cell));
         if let Some(turncoat) = self.turncoats.get_mut(&sender) {
             turncoat.handle_sending(&mut self.lanes, at, text.as_chunks_mut().0);
         }
@@ -237,6 +256,13 @@ impl Wire {
     pub(super) fn bind(&mut self, end: StreamId) {
         if let Some(lane) = self.unbound.take() {
             self.by_end.insert(end, lane);
+        }
+    }
+
+    /// These bytes of a node's are about to be written to a link.
+    pub(super) fn mangle(&mut self, node: NodeIndex, bytes: &mut [u8]) {
+        if let Some(turncoat) = self.turncoats.get_mut(&node) {
+            turncoat.mangle(bytes);
         }
     }
 

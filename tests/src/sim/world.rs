@@ -109,7 +109,7 @@ pub(super) struct Delays {
 
 impl Event {
     /// The node that asked for it.
-    const fn node(&self) -> Option<NodeIndex> {
+    pub(super) const fn node(&self) -> Option<NodeIndex> {
         match self {
             Self::Connect(node, ..)
             | Self::Target(node, ..)

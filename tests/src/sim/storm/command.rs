@@ -9,6 +9,9 @@ use std::time::Instant;
 use super::shrink::{Part, WEATHER, attempt, catch_panics, shrink};
 use super::{Passed, Plan};
 
+/// What repeats a storm, with [`Part::arguments`] behind it.
+const COMMAND: &str = "cargo run -p bulbil-tests --bin storm --";
+
 /// What the arguments ask for.
 enum Asked {
     Many { first: u64, seeds: u64, threads: usize },
@@ -107,12 +110,12 @@ fn report(seed: u64) {
     if let Err(panic) = attempt(&plan, false) {
         println!("which fails: {}", panic.lines().next().unwrap_or_default());
     }
-    println!("repeat: cargo run -p bulbil-tests --bin storm -- {}", small.arguments());
+    println!("repeat: {COMMAND} {}", small.arguments());
 }
 
 fn many(first: u64, seeds: u64, threads: usize) -> ExitCode {
     let (next, done) = (AtomicU64::new(first), AtomicU64::new(0));
-    let totals = Mutex::new((Passed { trace: 0, events: 0, talks: 0, done: 0, faulted: 0 }, Vec::new()));
+    let totals = Mutex::new((Passed { trace: 0, events: 0, talks: 0, done: 0, faulted: 0, replayed: 0 }, Vec::new()));
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -131,9 +134,11 @@ fn many(first: u64, seeds: u64, threads: usize) -> ExitCode {
                             sum.talks += passed.talks;
                             sum.done += passed.done;
                             sum.faulted += passed.faulted;
+                            sum.replayed += passed.replayed;
                         }
                         Err(panic) => {
                             println!("seed {seed} fails: {}", panic.lines().next().unwrap_or_default());
+                            println!("repeat: {COMMAND} {}", Part::whole(seed).arguments());
                             failed.push(seed);
                         }
                     }
@@ -148,13 +153,14 @@ fn many(first: u64, seeds: u64, threads: usize) -> ExitCode {
     let (sum, mut failed) = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     failed.sort_unstable();
     println!(
-        "{seeds} storms in {:.0} s on {threads} cores, {} failed: {} events, {} conversations of which {} ended well, {} links closed for a fault",
+        "{seeds} storms in {:.0} s on {threads} cores, {} failed: {} events, {} conversations of which {} ended well, {} links closed for a fault, {} onions refused that had come before",
         begun.elapsed().as_secs_f64(),
         failed.len(),
         sum.events,
         sum.talks,
         sum.done,
-        sum.faulted
+        sum.faulted,
+        sum.replayed
     );
     // The first few say what is wrong; the others are repeated by their numbers.
     failed.iter().take(3).for_each(|&seed| report(seed));

@@ -31,6 +31,8 @@ pub struct Passed {
     pub done: usize,
     /// Links that ended by somebody's fault.
     pub faulted: usize,
+    /// Onions that were refused because they had come before, as far as those who refused them live.
+    pub replayed: u64,
 }
 
 /// A storm under way.
@@ -84,7 +86,9 @@ impl Storm<'_, '_, '_> {
                     self.attach(name);
                 }
             }
-            Operation::Rise(node, rotated) => self.network.rise(*node, *rotated),
+            Operation::Rise(node, state) => self.network.rise(*node, *state),
+            Operation::Sleep(node, span) => self.network.sleep(*node, *span),
+            Operation::Jump(node, millis) => self.network.jump(*node, *millis),
             Operation::Die(node, silently) => {
                 let _it_may_have_no_life_left = self.network.die(*node, *silently);
             }
@@ -164,6 +168,7 @@ impl Storm<'_, '_, '_> {
             talks: network.talks().len(),
             done,
             faulted: network.faulted_links(),
+            replayed: (0..plan::NODES).map(|node| network.counters(node).replayed).sum(),
         }
     }
 }

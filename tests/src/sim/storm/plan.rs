@@ -7,7 +7,7 @@ use bulbil_core::wire::{EndReason, OnionKeyKind};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng};
 
-use crate::sim::{Behaviour, Faults, Jobs, NodeIndex, Spec, Treason, Trick, Wish};
+use crate::sim::{Behaviour, Faults, Jobs, NodeIndex, Spec, State, Treason, Trick, Wish};
 
 /// Nodes in a storm.
 pub const NODES: usize = 6;
@@ -84,8 +84,12 @@ pub enum Operation {
     Stop(NodeIndex),
     /// A node dies, silently or not.
     Die(NodeIndex, bool),
-    /// It comes back, with a new onion key or the old one.
-    Rise(NodeIndex, bool),
+    /// It comes back.
+    Rise(NodeIndex, State),
+    /// A node's machine sleeps.
+    Sleep(NodeIndex, Duration),
+    /// The clock that a node's deadlines go by jumps by so many milliseconds.
+    Jump(NodeIndex, i64),
     /// A node's calendar is set so many seconds wrong.
     Clock(NodeIndex, i64),
     /// A node turns.
@@ -207,6 +211,7 @@ pub fn conversation(dice: &mut Dice) -> (NodeIndex, Vec<NodeIndex>, Wish) {
         finish: !dice.one_in(3),
         once: dice.one_in(4),
         sign: dice.one_in(20),
+        outdated: dice.one_in(20),
         listens: !dice.one_in(6),
         ..Wish::new(behaviour(dice), dice.below(20_000))
     };
@@ -272,13 +277,21 @@ impl Plan {
                     let (node, silently) = (dice.node(), dice.one_in(3));
                     let longest = dice.pick(&[500, 20_000]);
                     let back = at + dice.millis(longest);
-                    push(back, Operation::Rise(node, dice.one_in(2)));
+                    push(back, Operation::Rise(node, dice.pick(&[State::Fresh, State::Kept, State::Older])));
                     Operation::Die(node, silently)
                 }
                 11 if dice.one_in(2) => {
                     let span = dice.pick(&[3, 90, 900, 7_200, 3 * 86_400, 40 * 86_400]);
                     let ahead = dice.below(2 * span + 1).cast_signed() - span.cast_signed();
                     Operation::Clock(dice.node(), ahead)
+                }
+                14 if dice.one_in(2) => {
+                    let longest = dice.pick(&[300, 5_000, 5_000, 90_000]);
+                    Operation::Sleep(dice.node(), dice.millis(longest))
+                }
+                15 if dice.one_in(2) => {
+                    let span = dice.pick(&[400, 3_000, 30_000, 90_000]);
+                    Operation::Jump(dice.node(), dice.below(2 * span + 1).cast_signed() - span.cast_signed())
                 }
                 12 if dice.one_in(40) => Operation::Stop(dice.node()),
                 13 if talks > 0 => Operation::Say(some(dice), dice.below(2_000), dice.one_in(3)),
