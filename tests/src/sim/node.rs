@@ -280,3 +280,19 @@ impl<'m, 'b> SimNode<'m, 'b> {
         self.shell.over.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_back_stands_still_until_it_has_caught_up() {
+        let mut clock = Clock::default();
+        clock.jump(1_000, -400);
+        let shown = [1_000, 1_400, 1_401].map(|millis| clock.at(millis).millis());
+        assert_eq!(shown, [1_000, 1_000, 1_001]);
+        clock.jump(2_000, 5_000);
+        assert_eq!(clock.at(2_000).millis(), 6_600);
+        assert_eq!(clock.when(Instant::from_millis(6_600)), 2_000);
+    }
+}
