@@ -22,7 +22,7 @@ fn plan(seed: u64, founders: usize) -> Plan {
         connects_lost: 300,
         link_life: Some(HOUR),
         splitting: true,
-        audit_stride: 101,
+        audit_stride: 1,
         ..Plan::standing(seed, founders)
     }
 }

@@ -46,6 +46,12 @@ impl Flow {
         self.promised
     }
 
+    /// Cells of room that are free again and that the sender has not been told of.
+    #[must_use]
+    pub const fn due(&self) -> u16 {
+        self.due
+    }
+
     /// Cells that the receiver lets us send.
     #[must_use]
     pub const fn credit(&self) -> u32 {

@@ -40,6 +40,18 @@ impl<'m> Index<'m> {
         Self { slots, key: [key[0], key[1] | 1] }
     }
 
+    /// Entries, counted one by one.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.entry.is_some()).count()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn home(&self, link: LinkId, circuit: CircuitId) -> usize {
         let link = link.slot() as u64 | u64::from(link.generation()) << 16;
         let word = (link << 32 | u64::from(circuit.value())) ^ self.key[0];

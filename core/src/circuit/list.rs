@@ -11,6 +11,12 @@ pub struct Hook {
 impl Hook {
     /// A slot that stands in no list.
     pub const NONE: Self = Self { prev: None, next: None, listed: false };
+
+    /// Whether the slot stands in a list.
+    #[must_use]
+    pub const fn is_listed(&self) -> bool {
+        self.listed
+    }
 }
 
 /// An index that fits its `Option` in four bytes.

@@ -76,6 +76,15 @@ impl<R> Circuit<R> {
         }
     }
 
+    /// The flow of cells that leave at `side`, to be looked at.
+    #[must_use]
+    pub const fn flow(&self, side: Side) -> &Flow {
+        match side {
+            Side::Inward => &self.backward,
+            Side::Outward => &self.forward,
+        }
+    }
+
     /// Attaches `end` at `side`.
     pub const fn set_end(&mut self, side: Side, end: End) {
         match side {
@@ -113,15 +122,22 @@ impl<R> CircuitSlot<R> {
     pub const EMPTY: Self = Self { circuit: None, generation: 0, hooks: [Hook::NONE; 5] };
 }
 
+impl Listed {
+    /// Its place among a slot's hooks.
+    const fn place(self) -> usize {
+        match self {
+            Self::Output(Side::Inward) => 0,
+            Self::Output(Side::Outward) => 1,
+            Self::Grant(Side::Inward) => 2,
+            Self::Grant(Side::Outward) => 3,
+            Self::Attention => 4,
+        }
+    }
+}
+
 impl<R> Hooked<Listed> for CircuitSlot<R> {
     fn hook(&mut self, kind: Listed) -> &mut Hook {
-        &mut self.hooks[match kind {
-            Listed::Output(Side::Inward) => 0,
-            Listed::Output(Side::Outward) => 1,
-            Listed::Grant(Side::Inward) => 2,
-            Listed::Grant(Side::Outward) => 3,
-            Listed::Attention => 4,
-        }]
+        &mut self.hooks[kind.place()]
     }
 }
 
@@ -222,6 +238,12 @@ impl<'m, R> Table<'m, R> {
     pub fn find(&self, name: ConversationId) -> Option<CircuitIndex> {
         let slot = self.slots.get(name.index.slot())?;
         (slot.generation == name.generation && slot.circuit.is_some()).then_some(name.index)
+    }
+
+    /// Whether the circuit at `index` stands in its list of that kind.
+    #[must_use]
+    pub fn is_listed(&self, index: CircuitIndex, kind: Listed) -> bool {
+        self.slots.get(index.slot()).is_some_and(|slot| slot.hooks[kind.place()].is_listed())
     }
 
     /// Every circuit's index and itself.

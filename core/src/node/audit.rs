@@ -1,9 +1,12 @@
 //! A node's books: what must hold between any two events, whatever peers do. For tests and for hunting bugs; far too slow for each cell.
 
 use super::Node;
+use super::port::{Port, Stage as PortStage};
 use super::role::Role;
-use crate::circuit::table::{End, Side};
+use super::timers::TICK;
+use crate::circuit::table::{End, Listed, Side};
 use crate::relay::onions::Stage;
+use crate::time::Instant;
 
 impl Node<'_> {
     /// Checks every table against every other.
@@ -14,6 +17,8 @@ impl Node<'_> {
         self.audit_pool()?;
         self.audit_links()?;
         self.audit_onions()?;
+        self.audit_lists()?;
+        self.audit_deadlines()?;
         let clients = self.table.iter().filter(|(_, entry)| matches!(entry.role, Role::Client(..))).count();
         if clients != self.origins.iter().filter(|slot| slot.0.is_some()).count() {
             return Err("origins and circuits of our own differ");
@@ -41,6 +46,10 @@ impl Node<'_> {
     }
 
     fn audit_links(&self) -> Result<(), &'static str> {
+        let ends = self.table.iter().flat_map(|(_, entry)| [entry.inward, entry.outward]);
+        if ends.filter(|end| matches!(end, End::Link(..))).count() != self.index.len() {
+            return Err("the index has entries of circuits that are gone");
+        }
         for (index, entry) in self.table.iter() {
             for side in [Side::Inward, Side::Outward] {
                 let End::Link(link, id) = entry.end(side) else { continue };
@@ -69,6 +78,91 @@ impl Node<'_> {
             if self.onions.of_link(link) != usize::from(port.onions) {
                 return Err("a link and its onions differ");
             }
+        }
+        Ok(())
+    }
+
+    /// Whoever waits for this node to do something stands in a list, so that the owner hears of it.
+    fn audit_lists(&self) -> Result<(), &'static str> {
+        for (index, entry) in self.table.iter() {
+            for side in [Side::Inward, Side::Outward] {
+                let End::Link(..) = entry.end(side) else { continue };
+                let flow = entry.flow(side);
+                let may_send = side == Side::Inward || entry.role.is_sending();
+                let farewell_due = entry.farewell.is_some() && flow.waiting().is_empty();
+                if may_send && (flow.sendable() || farewell_due) && !self.table.is_listed(index, Listed::Output(side)) {
+                    return Err("a circuit has something to send and is not listed");
+                }
+            }
+            for side in [Side::Inward, Side::Outward] {
+                let flow = entry.flow(side.opposite());
+                let starved = flow.due() > 0 && flow.promised() == 0 && flow.waiting().is_empty();
+                if starved
+                    && entry.farewell.is_none()
+                    && entry.end(side) != End::Detached
+                    && !self.table.is_listed(index, Listed::Grant(side))
+                {
+                    return Err("a sender has nothing left and will not be told of the room that there is");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks besides [`Node::audit`] that the owner will hear of every link that wants something of it. For an owner who has acted upon
+    /// each wish that [`Node::poll_link`] has told it.
+    ///
+    /// # Errors
+    /// The sentence says what was forgotten: a bug here, or in the owner.
+    pub fn audit_wishes(&self) -> Result<(), &'static str> {
+        for (link, port) in self.ports.iter() {
+            let wants = match port.stage {
+                PortStage::Up(_) => port.has_output() && !port.unsent,
+                PortStage::Wanted | PortStage::Closing => true,
+                PortStage::Opening | PortStage::AwaitingHello => false,
+            };
+            if wants && !self.ports.is_ready(link) {
+                return Err("a link wants the owner, and the owner will not hear of it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever is open has a deadline that is looked at in time.
+    fn audit_deadlines(&self) -> Result<(), &'static str> {
+        let Some(tick) = self.next_tick else { return Ok(()) };
+        let is_late = |deadline: Instant| deadline.after(TICK) <= tick;
+        if self.table.iter().any(|(_, entry)| is_late(entry.deadline)) {
+            return Err("a circuit's deadline has passed unseen");
+        }
+        let waits = |port: &Port| match port.stage {
+            PortStage::Up(_) => port.circuits == 0,
+            PortStage::Opening | PortStage::AwaitingHello => true,
+            PortStage::Wanted | PortStage::Closing => false,
+        };
+        if self.ports.iter().any(|(_, port)| waits(port) && is_late(port.deadline)) {
+            return Err("a link's deadline has passed unseen");
+        }
+        Ok(())
+    }
+
+    /// Checks besides [`Node::audit`] that no deadline is further away than this node's patience lasts, and that the next look at them is due
+    /// within a second. For an owner who calls [`Node::handle_timeout`] in time.
+    ///
+    /// # Errors
+    /// The sentence says what waits too long: a bug here.
+    pub fn audit_patience(&self, now: Instant) -> Result<(), &'static str> {
+        let patience = self.config.patience;
+        if self.next_tick.is_some_and(|tick| tick > now.after(TICK)) {
+            return Err("deadlines are looked at too late");
+        }
+        let longest = patience.opening.max(patience.idle).max(patience.draining);
+        if self.table.iter().any(|(_, entry)| entry.deadline > now.after(longest)) {
+            return Err("a circuit's deadline is too far away");
+        }
+        let longest = patience.handshake + patience.link_idle;
+        if self.ports.iter().any(|(_, port)| port.deadline > now.after(longest)) {
+            return Err("a link's deadline is too far away");
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! What a node's books say of each circuit and each link, to be compared with what somebody else has counted. For tests and for hunting bugs.
+//! A node's books, circuit by circuit and link by link, to be compared with what somebody else has counted: a neighbour, a wire, a model.
+//! For tests and for hunting bugs.
 
 use super::Node;
 use super::port::Stage;
@@ -25,7 +26,7 @@ pub struct FlowBooks {
 impl FlowBooks {
     fn of(flow: &Flow) -> Self {
         let (waiting, promised) = (usize::from(flow.waiting().len()), usize::from(flow.promised()));
-        Self { waiting, promised, due: usize::from(flow.room()) - waiting - promised, credit: flow.credit() }
+        Self { waiting, promised, due: usize::from(flow.due()), credit: flow.credit() }
     }
 }
 
@@ -70,10 +71,12 @@ pub struct CircuitBooks {
 pub struct LinkBooks {
     /// Its name.
     pub link: LinkId,
-    /// Whether this node connected it.
-    pub outward: bool,
+    /// Inward if the peer connected it, outward if this node did.
+    pub side: Side,
     /// Whether both sides have shaken hands and told their limits.
     pub up: bool,
+    /// Whether its owner holds cells and has not asked for more since: they may not have left.
+    pub unsent: bool,
     /// Whether its owner is to close it.
     pub closing: bool,
     /// Circuits that have an end on it.
@@ -109,12 +112,19 @@ impl Node<'_> {
     pub fn link_books(&self) -> impl Iterator<Item = LinkBooks> {
         self.ports.iter().map(|(link, port)| LinkBooks {
             link,
-            outward: port.side == Side::Outward,
+            side: port.side,
             up: matches!(port.stage, Stage::Up(_)),
+            unsent: port.unsent,
             closing: port.stage == Stage::Closing,
             circuits: port.circuits as usize,
             last_id: port.last_id,
             refusals: port.refusals.len(),
         })
+    }
+
+    /// Onions that were handed out with [`Node::poll_job`] and have not come back.
+    #[must_use]
+    pub fn jobs_out(&self) -> usize {
+        self.onions.abandoned(|_, _| false)
     }
 }

@@ -120,6 +120,13 @@ impl Port {
         }
     }
 
+    /// Whether there is something to be sent here, as far as the port knows: a circuit that stands in its lists may prove to have nothing.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        let lists = [&self.output, &self.grants, &self.leaving];
+        self.hello_due || !self.refusals.is_empty() || lists.into_iter().any(|list| !list.is_empty())
+    }
+
     /// Whether nobody misses the link: it is up, without circuits, and everything for it has left.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -239,6 +246,12 @@ impl<'m> Ports<'m> {
         if self.get(link).is_some() {
             self.ready.push(self.slots, link.slot(), Ready);
         }
+    }
+
+    /// Whether the link wants the driver's attention.
+    #[must_use]
+    pub fn is_ready(&self, link: LinkId) -> bool {
+        self.get(link).is_some() && self.slots[link.slot()].hook.is_listed()
     }
 
     /// The next link that wants the driver.

@@ -11,7 +11,7 @@ use crate::circuit::CircuitIndex;
 use crate::time::Instant;
 use crate::wire::{CloseReason, EndReason};
 
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
 impl Node<'_> {
     /// Makes sure that the next look through the tables will come.

@@ -7,13 +7,18 @@
 //! target hears is the one that comes next.
 
 mod actor;
+mod checks;
+mod faults;
 mod node;
 mod pipes;
 pub(crate) mod resident;
 mod shell;
 mod steps;
+pub mod storm;
 mod stream;
 mod talk;
+mod turncoat;
+mod wire;
 mod world;
 
 use std::cell::RefCell;
@@ -35,9 +40,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 pub use self::actor::{Actor, Behaviour, Heard};
+pub use self::faults::{Faults, State};
 pub use self::node::Spec;
 pub use self::shell::Jobs;
 pub use self::talk::{Talk, Wish};
+pub use self::turncoat::{Treason, Trick};
 pub use self::world::{NodeIndex, TalkIndex};
 
 pub(crate) use self::node::Tables;
@@ -65,6 +72,10 @@ pub struct Network<'m, 'b> {
     /// One call of a node in so many is followed by an audit of its books.
     audit_stride: u64,
     calls: u64,
+    /// Links are watched, and neighbours' books are laid beside each other.
+    watching: bool,
+    /// What happens is printed.
+    verbose: bool,
 }
 
 /// A node that is to be, and who lives there.
@@ -84,6 +95,11 @@ pub(crate) struct Settler {
 
 /// Makes a network of such nodes and gives it to `test`. Nodes that answer links get the fixed identities in their order.
 pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>) -> T) -> T {
+    run_lives(seed, specs, 1, test)
+}
+
+/// The same with nodes that can die and come back until each has lived so many lives.
+pub fn run_lives<T>(seed: u64, specs: &[Spec], lives: usize, test: impl FnOnce(&mut Network<'_, '_>) -> T) -> T {
     let mut identities = 0..fixture::IDENTITIES;
     let settlers = specs.iter().map(|spec| {
         let identity = spec.answers.then(|| identities.next().expect("there are six identities"));
@@ -97,15 +113,27 @@ pub fn run<T>(seed: u64, specs: &[Spec], test: impl FnOnce(&mut Network<'_, '_>)
         }
     });
     let settlers: Vec<_> = settlers.collect();
-    settle(seed, &settlers, |mut network| test(&mut network))
+    settle_lives(seed, &settlers, lives, |mut network| {
+        network.watch();
+        test(&mut network)
+    })
 }
 
 /// Makes a network of such nodes and gives it to `test`.
 pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Network<'_, '_>) -> T) -> T {
+    settle_lives(seed, settlers, 1, test)
+}
+
+fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnOnce(Network<'_, '_>) -> T) -> T {
+    wire::forget();
     let world: Shared = Rc::new(RefCell::new(World::new(seed)));
-    let mut tables: Vec<_> = settlers.iter().map(|settler| Tables::new(&settler.spec)).collect();
+    let each = settlers.iter().flat_map(|settler| std::iter::repeat_with(|| Tables::new(&settler.spec)).take(lives));
+    let mut tables: Vec<_> = each.collect();
     let (lent, mut places): (Vec<_>, Vec<_>) = tables.iter_mut().map(Tables::lend).unzip();
-    let nodes = settlers.iter().zip(lent).zip(&mut places).enumerate().map(|(index, ((settler, lent), places))| {
+    let mut memory = lent.into_iter().zip(places.iter_mut().map(Vec::as_mut_slice));
+    let nodes = settlers.iter().enumerate().map(|(index, settler)| {
+        let life = memory.next().expect("as many lives as nodes, at least");
+        let spares = memory.by_ref().take(lives - 1).collect();
         let Settler { spec, identity, .. } = settler;
         let mut rng = ChaCha20Rng::seed_from_u64(seed ^ (index as u64 + 1) << 48);
         let client = || {
@@ -122,20 +150,23 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
             onion: identity.map(|identity| OnionKeys::new(fixture::onion_secret(identity, spec.kind, 0), None)),
             descriptor: Rc::clone(&settler.descriptor),
             ahead: 0,
+            clocks_jump: false,
+            slept: 0,
             letters: settler.resident.then(Vec::new),
             connecting: BTreeMap::new(),
             rng,
             jobs: spec.jobs,
             notices: Vec::new(),
+            over: HashSet::new(),
             link_ends: Vec::new(),
         };
         if let Some(address) = settler.address.filter(|_| settler.born) {
             world.borrow_mut().addresses.insert(address, index);
         }
-        SimNode::new(*spec, shell, lent, places, !settler.born)
+        SimNode::new(*spec, shell, life, spares, !settler.born)
     });
     let nodes = nodes.collect();
-    test(Network {
+    let result = test(Network {
         world,
         nodes,
         talks: Vec::new(),
@@ -145,7 +176,11 @@ pub(crate) fn settle<T>(seed: u64, settlers: &[Settler], test: impl FnOnce(Netwo
         steps: 0,
         audit_stride: 1,
         calls: 0,
-    })
+        watching: false,
+        verbose: false,
+    });
+    wire::forget();
+    result
 }
 
 impl<'m, 'b> Network<'m, 'b> {
@@ -157,6 +192,11 @@ impl<'m, 'b> Network<'m, 'b> {
 
     pub(crate) fn instant(&self) -> Instant {
         Instant::from_millis(self.world.borrow().now / 1000)
+    }
+
+    /// The same as a node's own clock shows it.
+    pub(super) fn instant_of(&self, node: NodeIndex) -> Instant {
+        self.nodes[node].clock.at(self.world.borrow().now / 1000)
     }
 
     /// Steps so far.
@@ -246,15 +286,17 @@ impl<'m, 'b> Network<'m, 'b> {
         let talk = self.talks.len();
         let target = if wish.service { "phonebook".into() } else { format!("t{talk}.test:80") };
         let target: Target = target.parse().expect("a valid name");
-        let keys: Vec<OnionKey> = path
-            .iter()
-            .map(|&hop| self.nodes[hop].shell.onion.as_ref().expect("hops answer links").current().public())
-            .collect();
+        let keys: Vec<OnionKey> = path.iter().map(|&hop| self.known_key(hop, wish.outdated)).collect();
         let hops: Vec<_> = path.iter().zip(&keys).map(|(&hop, key)| self.hop(hop, key)).collect();
         let mut onion = Box::new([0; bulbil_core::crypto::onion::ONION_LEN]);
-        let now = self.instant();
+        let now = self.instant_of(client);
         let node = &mut self.nodes[client];
         let keys = build(&hops, &mut onion, &mut node.shell.rng).expect("paths are valid");
+        wire::with(|wire| {
+            if let Some(turncoat) = wire.turncoats.get_mut(&client) {
+                turncoat.learn_path(&*onion, &keys);
+            }
+        });
         // The application speaks the stream with the even number, the target the odd one.
         let (speaks, hears) = (2 * talk as u64, 2 * talk as u64 + 1);
         let first = actor::beginning(speaks, wish.first.min(wish.request as usize).min(400));
@@ -288,7 +330,13 @@ impl<'m, 'b> Network<'m, 'b> {
             ticks: 0,
             opened: self.now(),
             first_heard: None,
+            orphaned: false,
+            doubtful: false,
+            repeatable: false,
         });
+        if self.has_turned(client) || self.has_turned(path[path.len() - 1]) {
+            self.talks[talk].doubt();
+        }
         self.names.insert((client, name), talk);
         self.run_woken(Some(client));
         Ok(talk)
@@ -296,12 +344,26 @@ impl<'m, 'b> Network<'m, 'b> {
 
     /// Attaches a conversation to its application.
     pub fn attach_app(&mut self, talk: TalkIndex) {
-        let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
+        if self.talks[talk].orphaned {
+            return;
+        }
+        let (client, name) = (self.talks[talk].client, self.talks[talk].name);
+        let now = self.instant_of(client);
         let stream = self.attach(client, name, Owner::App(talk), |talks, stream| talks[talk].app.attach(stream));
         let node = &mut self.nodes[client];
         node.driver.attach(&mut node.shell, name, stream, now);
         self.world.borrow_mut().woken.insert(Owner::App(talk));
         self.run_woken(Some(client));
+    }
+
+    /// The onion key that a client knows of a node; the one before or after, if there is one, when what it knows is outdated.
+    fn known_key(&self, hop: NodeIndex, outdated: bool) -> OnionKey {
+        let this = &self.nodes[hop];
+        let other = this.onion_key.checked_sub(1).unwrap_or(this.onion_keys_made);
+        match this.shell.identity {
+            Some(identity) if outdated => fixture::onion_secret(identity, this.spec.kind, other).public(),
+            _ => this.shell.onion.as_ref().expect("hops answer links").current().public(),
+        }
     }
 
     fn hop<'k>(&self, hop: NodeIndex, key: &'k OnionKey) -> HopSpec<'k> {
@@ -348,7 +410,11 @@ impl<'m, 'b> Network<'m, 'b> {
 
     /// The client lets go of a conversation.
     pub fn release(&mut self, talk: TalkIndex, graceful: bool) {
-        let (client, name, now) = (self.talks[talk].client, self.talks[talk].name, self.instant());
+        let (client, name) = (self.talks[talk].client, self.talks[talk].name);
+        let now = self.instant_of(client);
+        if self.talks[talk].orphaned {
+            return;
+        }
         self.nodes[client].driver.release(name, graceful, now);
         self.run_woken(Some(client));
     }
@@ -383,9 +449,10 @@ impl<'m, 'b> Network<'m, 'b> {
     /// A node takes a new onion key.
     pub fn rotate(&mut self, node: NodeIndex) {
         let this = &mut self.nodes[node];
-        this.onion_rotations += 1;
+        this.onion_keys_made += 1;
+        this.onion_key = this.onion_keys_made;
         if let (Some(keys), Some(identity)) = (&mut this.shell.onion, this.shell.identity) {
-            keys.rotate(fixture::onion_secret(identity, this.spec.kind, this.onion_rotations));
+            keys.rotate(fixture::onion_secret(identity, this.spec.kind, this.onion_key));
             this.driver.node_mut().handle_rotation();
         }
     }

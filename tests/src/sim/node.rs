@@ -162,6 +162,34 @@ impl Tables {
     }
 }
 
+/// A machine's monotonic clock. It runs as fast as the true time and may jump; where it would go back it stands still, as the core asks of an
+/// owner.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Clock {
+    /// Milliseconds.
+    ahead: i64,
+    /// What it has shown at the last jump, in milliseconds.
+    shown: u64,
+}
+
+impl Clock {
+    /// What it shows when the true time is so many milliseconds.
+    pub(super) fn at(&self, millis: u64) -> Instant {
+        Instant::from_millis(millis.saturating_add_signed(self.ahead).max(self.shown))
+    }
+
+    /// It jumps by so many milliseconds.
+    pub(super) fn jump(&mut self, millis: u64, by: i64) {
+        self.shown = self.at(millis).millis();
+        self.ahead += by;
+    }
+
+    /// The true time in milliseconds when it shows this instant.
+    pub(super) fn when(&self, instant: Instant) -> u64 {
+        instant.millis().saturating_add_signed(-self.ahead)
+    }
+}
+
 /// A node with its driver and its machine.
 pub(super) struct SimNode<'m, 'b> {
     pub(super) driver: Driver<'m, 'b, SimShell>,
@@ -169,14 +197,28 @@ pub(super) struct SimNode<'m, 'b> {
     pub(super) spec: Spec,
     /// The node is cut off and does nothing more, or not yet.
     pub(super) dead: bool,
+    /// It has died and still has what it had.
+    pub(super) stale: bool,
     /// For which instant the timer is set.
     pub(super) timer: Option<Instant>,
-    pub(super) onion_rotations: usize,
+    pub(super) clock: Clock,
+    /// Microseconds of true time until which its machine sleeps.
+    pub(super) asleep_until: u64,
+    /// Which of its onion keys it has; the latest that it ever made is the one after all others.
+    pub(super) onion_key: usize,
+    pub(super) onion_keys_made: usize,
     /// Streams that are to be serviced.
     pub(super) ready: Vec<Token>,
     /// Which link or conversation a stream was given to.
     pub(super) tokens: std::collections::BTreeMap<StreamId, Token>,
+    /// Whose links they are.
+    pub(super) peers: std::collections::BTreeMap<bulbil_core::circuit::LinkId, super::NodeIndex>,
+    /// Memory for its next lives.
+    spares: Vec<Life<'m, 'b>>,
 }
+
+/// Memory for one life of a node.
+pub(super) type Life<'m, 'b> = (Lent<'m>, &'m mut [LinkPlace<'b, SimShell>]);
 
 /// What a stream belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,26 +227,72 @@ pub(super) enum Token {
     Conversation(bulbil_core::node::ConversationId),
 }
 
+fn drive<'m, 'b>(spec: &Spec, shell: &mut SimShell, (lent, places): Life<'m, 'b>) -> Driver<'m, 'b, SimShell> {
+    let rng: &mut ChaCha20Rng = &mut shell.rng;
+    let node = Node::new(spec.config(shell.node), lent.memory, rng).expect("specs are sound");
+    Driver::new(node, Places { links: places, outsides: lent.outsides, scratch: lent.scratch })
+}
+
 impl<'m, 'b> SimNode<'m, 'b> {
     pub(super) fn new(
         spec: Spec,
         mut shell: SimShell,
-        lent: Lent<'m>,
-        places: &'m mut [LinkPlace<'b, SimShell>],
+        life: Life<'m, 'b>,
+        spares: Vec<Life<'m, 'b>>,
         dead: bool,
     ) -> Self {
-        let rng: &mut ChaCha20Rng = &mut shell.rng;
-        let node = Node::new(spec.config(shell.node), lent.memory, rng).expect("specs are sound");
-        let places = Places { links: places, outsides: lent.outsides, scratch: lent.scratch };
         Self {
-            driver: Driver::new(node, places),
+            driver: drive(&spec, &mut shell, life),
             shell,
             spec,
             dead,
+            stale: false,
             timer: None,
-            onion_rotations: 0,
+            clock: Clock::default(),
+            asleep_until: 0,
+            onion_key: 0,
+            onion_keys_made: 0,
             ready: Vec::new(),
             tokens: std::collections::BTreeMap::new(),
+            peers: std::collections::BTreeMap::new(),
+            spares,
         }
+    }
+
+    /// Whether the node can begin once more.
+    pub(super) const fn has_spare(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
+    /// The node begins once more, with nothing but its keys: its streams are dropped, its tables empty.
+    pub(super) fn begin_again(&mut self, now: Instant) {
+        // Streams lie in memory that the driver has only borrowed.
+        self.driver.close_all(&mut self.shell, now);
+        if let Some(life) = self.spares.pop() {
+            self.driver = drive(&self.spec, &mut self.shell, life);
+        }
+        self.stale = false;
+        self.ready.clear();
+        self.peers.clear();
+        (self.timer, self.asleep_until) = (None, 0);
+        self.shell.notices.clear();
+        self.shell.link_ends.clear();
+        self.shell.over.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_back_stands_still_until_it_has_caught_up() {
+        let mut clock = Clock::default();
+        clock.jump(1_000, -400);
+        let shown = [1_000, 1_400, 1_401].map(|millis| clock.at(millis).millis());
+        assert_eq!(shown, [1_000, 1_000, 1_001]);
+        clock.jump(2_000, 5_000);
+        assert_eq!(clock.at(2_000).millis(), 6_600);
+        assert_eq!(clock.when(Instant::from_millis(6_600)), 2_000);
     }
 }

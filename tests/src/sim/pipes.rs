@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use rand_core::Rng as _;
 
+use super::wire;
 use super::world::{Event, NodeIndex, Owner, World};
 
 /// One end of a pipe.
@@ -54,6 +55,8 @@ struct End {
     reader_waits: bool,
     writer_waits: bool,
     is_link: bool,
+    /// Bytes that may still be written before the pipe is cut.
+    fuse: Option<usize>,
 }
 
 impl End {
@@ -76,6 +79,7 @@ impl End {
             reader_waits: false,
             writer_waits: false,
             is_link,
+            fuse: None,
         }
     }
 }
@@ -155,6 +159,9 @@ impl World {
 
     /// How many of `len` bytes a call takes.
     fn chunk(&mut self, len: usize) -> usize {
+        if self.trickle > 0 && self.rng.next_u32() % 100 < self.trickle {
+            return len.min(1 + self.rng.next_u64() as usize % 3);
+        }
         if !self.splitting {
             return len;
         }
@@ -169,7 +176,10 @@ impl World {
     pub(super) fn write(&mut self, end: StreamId, bytes: &[u8]) -> Option<usize> {
         let this = self.pipes.end(end);
         assert!(!this.finish_sent, "written after the finish");
-        if this.cut || this.unread {
+        if this.is_link {
+            wire::with(|wire| wire.bind(end));
+        }
+        if this.cut || this.unread || this.fuse == Some(0) {
             return None;
         }
         let to = self.pipes.end(end.peer());
@@ -178,12 +188,47 @@ impl World {
             self.pipes.end_mut(end).writer_waits = true;
             return Some(0);
         }
-        let len = self.chunk(bytes.len().min(room));
+        let mut len = self.chunk(bytes.len().min(room));
+        if let Some(fuse) = &mut self.pipes.end_mut(end).fuse {
+            len = len.min(*fuse);
+            *fuse -= len;
+            if *fuse == 0 {
+                self.cut_at(end, self.now);
+            }
+        }
+        let mut bytes = bytes[..len].to_vec();
         if let Owner::Link(node, _) = self.pipes.end(end).owner {
             self.count_sent(node, len);
+            wire::with(|wire| wire.mangle(node, &mut bytes));
         }
-        self.send(end, Segment { bytes: bytes[..len].to_vec(), finish: false, abandon: false });
+        self.send_bytes(end, bytes);
+        if self.pipes.end(end).is_link {
+            for record in wire::with(|wire| wire.handle_written(end, len)).unwrap_or_default() {
+                self.send_bytes(end, record);
+            }
+        }
         Some(len)
+    }
+
+    /// Sends these bytes whatever the pipe's capacity.
+    pub(super) fn send_bytes(&mut self, end: StreamId, bytes: Vec<u8>) {
+        self.send(end, Segment { bytes, finish: false, abandon: false });
+    }
+
+    /// The pipe is cut as soon as so many bytes more were written at `end`, whatever record they belong to.
+    pub(super) fn light_fuse(&mut self, end: StreamId, bytes: usize) {
+        self.pipes.end_mut(end).fuse = Some(bytes.max(1));
+    }
+
+    /// Whether whoever has this end will hear when there is something to read, or has no more to hear.
+    pub(super) fn listens(&self, end: StreamId) -> bool {
+        let this = self.pipes.end(end);
+        this.reader_waits || this.cut || this.finished || this.abandoned
+    }
+
+    /// Whether whoever has this end waits for room to write.
+    pub(super) fn waits_for_room(&self, end: StreamId) -> bool {
+        self.pipes.end(end).writer_waits
     }
 
     fn send(&mut self, from: StreamId, segment: Segment) {

@@ -28,13 +28,25 @@ pub struct Wish {
     pub listens: bool,
     /// The target is the last hop's phonebook.
     pub service: bool,
+    /// What the client knows of its hops' onion keys is outdated.
+    pub outdated: bool,
 }
 
 impl Wish {
     /// Says `request` bytes to a target that behaves so, finishes, and listens to the end.
     #[must_use]
     pub const fn new(target: Behaviour, request: u64) -> Self {
-        Self { target, request, first: 100, finish: true, once: false, sign: false, listens: true, service: false }
+        Self {
+            target,
+            request,
+            first: 100,
+            finish: true,
+            once: false,
+            sign: false,
+            listens: true,
+            service: false,
+            outdated: false,
+        }
     }
 
     /// Asks the last hop's phonebook instead of a target behind it.
@@ -71,6 +83,12 @@ pub struct Talk {
     pub(super) ticks: u32,
     pub(super) opened: Duration,
     pub(super) first_heard: Option<Duration>,
+    /// Its client has died since.
+    pub(super) orphaned: bool,
+    /// Its client or its exit has turned.
+    pub(super) doubtful: bool,
+    /// A hop has forgotten which onions it has seen, and not the key that opens this one's.
+    pub(super) repeatable: bool,
 }
 
 impl Talk {
@@ -102,6 +120,27 @@ impl Talk {
     #[must_use]
     pub const fn connections(&self) -> u32 {
         self.connections
+    }
+
+    /// Whether its client has died first, so that nobody is told how it ends.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        self.orphaned && self.outcome.is_none()
+    }
+
+    /// Whether its client or its exit follows the protocol no more.
+    #[must_use]
+    pub const fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// Nothing that is heard from now on need be true.
+    pub(super) const fn doubt(&mut self) {
+        self.doubtful = true;
+        self.app.doubt();
+        if let Some(target) = &mut self.at_target {
+            target.doubt();
+        }
     }
 
     /// What the client was told that the last hop has reached.

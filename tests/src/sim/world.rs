@@ -57,6 +57,8 @@ pub(super) enum Event {
     Tick(TalkIndex),
     /// A resident wants to be called.
     Alarm(NodeIndex, u64),
+    /// Whoever asked for something has died since.
+    Nothing,
 }
 
 /// Everything that is chance or time.
@@ -64,7 +66,7 @@ pub(super) struct World {
     /// Microseconds since the start.
     pub(super) now: u64,
     pub(super) rng: ChaCha8Rng,
-    queue: BTreeMap<(u64, u64), Event>,
+    queue: BTreeMap<(u64, u64), (Event, u32)>,
     sequence: u64,
     pub(super) woken: BTreeSet<Owner>,
     pub(super) pipes: Pipes,
@@ -87,6 +89,42 @@ pub(super) struct World {
     pub(super) link_life: u64,
     /// Nodes that are cut off from all others.
     pub(super) unplugged: BTreeSet<NodeIndex>,
+    /// Of 100 reads and writes, how many take one to three bytes.
+    pub(super) trickle: u32,
+    /// Microseconds that jobs, connecting and reaching targets may take in place of what they would.
+    pub(super) delays: Delays,
+    /// How often each node has been born again, as far as any was. What is going to happen to a node in one life does not happen in the next.
+    lives: Vec<u32>,
+    /// Jobs that each node waits for.
+    jobs: Vec<usize>,
+}
+
+/// Microseconds, at most; `None` is as it would be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Delays {
+    pub(super) jobs: Option<u64>,
+    pub(super) connects: Option<u64>,
+    pub(super) targets: Option<u64>,
+}
+
+impl Event {
+    /// The node that asked for it.
+    pub(super) const fn node(&self) -> Option<NodeIndex> {
+        match self {
+            Self::Connect(node, ..)
+            | Self::Target(node, ..)
+            | Self::Peeled(node, ..)
+            | Self::Signed(node, ..)
+            | Self::Timer(node) => Some(*node),
+            Self::Arrive(_)
+            | Self::Room(_)
+            | Self::Unread(_)
+            | Self::Cut(_)
+            | Self::Tick(_)
+            | Self::Alarm(..)
+            | Self::Nothing => None,
+        }
+    }
 }
 
 /// The world, shared by the streams in it.
@@ -110,6 +148,10 @@ impl World {
             splitting: true,
             connects_lost: 0,
             link_life: 0,
+            trickle: 0,
+            delays: Delays::default(),
+            lives: Vec::new(),
+            jobs: Vec::new(),
             unplugged: BTreeSet::new(),
         }
     }
@@ -134,12 +176,46 @@ impl World {
 
     pub(super) fn at(&mut self, at: u64, event: Event) {
         self.sequence += 1;
-        self.queue.insert((at.max(self.now), self.sequence), event);
+        let life = event.node().map_or(0, |node| self.life(node));
+        if let Event::Peeled(node, ..) = &event {
+            *self.jobs_of(*node) += 1;
+        }
+        self.queue.insert((at.max(self.now), self.sequence), (event, life));
+    }
+
+    fn life(&self, node: NodeIndex) -> u32 {
+        self.lives.get(node).copied().unwrap_or_default()
+    }
+
+    /// The node dies: what it waits for will not happen to it.
+    pub(super) fn end_life(&mut self, node: NodeIndex) {
+        if self.lives.len() <= node {
+            self.lives.resize(node + 1, 0);
+        }
+        self.lives[node] += 1;
+        *self.jobs_of(node) = 0;
+    }
+
+    fn jobs_of(&mut self, node: NodeIndex) -> &mut usize {
+        if self.jobs.len() <= node {
+            self.jobs.resize(node + 1, 0);
+        }
+        &mut self.jobs[node]
+    }
+
+    /// Jobs that a node waits for.
+    pub(super) fn jobs(&self, node: NodeIndex) -> usize {
+        self.jobs.get(node).copied().unwrap_or_default()
     }
 
     /// After some travel.
     pub(super) fn later(&mut self, event: Event) {
-        let delay = self.draw(self.latency);
+        let most = match &event {
+            Event::Connect(..) => self.delays.connects,
+            Event::Target(..) => self.delays.targets,
+            _ => None,
+        };
+        let delay = self.draw(most.map_or(self.latency, |most| (0, most)));
         self.at(self.now + delay, event);
     }
 
@@ -178,8 +254,14 @@ impl World {
 
     /// Goes to the next event.
     pub(super) fn next(&mut self) -> Option<Event> {
-        let ((at, _), event) = self.queue.pop_first()?;
+        let ((at, _), (event, life)) = self.queue.pop_first()?;
         self.now = at;
+        if event.node().is_some_and(|node| self.life(node) != life) {
+            return Some(Event::Nothing);
+        }
+        if let Event::Peeled(node, ..) = &event {
+            *self.jobs_of(*node) -= 1;
+        }
         Some(event)
     }
 

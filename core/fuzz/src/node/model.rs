@@ -17,6 +17,7 @@ pub(super) use self::talk::{Asked, Heard};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use bulbil_core::circuit::LinkId;
+use bulbil_core::circuit::table::Side;
 use bulbil_core::node::{ConversationId, Node};
 use bulbil_core::time::Instant;
 use bulbil_core::wire::CloseReason;
@@ -367,7 +368,9 @@ impl Model {
     /// The link that a new circuit of the node's took, with its id there, and that it was allowed to; `None` if it found no place.
     fn extension(&mut self, to: u8, node: &Node<'_>) -> Option<(LinkId, u32)> {
         let last = |link| self.lines.get(&link).map_or(0, |line| line.last_id);
-        let Some(books) = node.link_books().find(|books| books.outward && books.last_id == last(books.link) + 1) else {
+        let Some(books) =
+            node.link_books().find(|books| books.side == Side::Outward && books.last_id == last(books.link) + 1)
+        else {
             assert_eq!(node.usage().links, LINKS, "no link for a circuit, though there is a place for one");
             return None;
         };

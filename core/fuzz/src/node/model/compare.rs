@@ -1,6 +1,6 @@
 //! The model beside the node's books.
 
-use bulbil_core::circuit::table;
+use bulbil_core::circuit::table::{self, Side};
 use bulbil_core::node::{CircuitBooks, FlowBooks, LinkBooks, Node, RoleBooks};
 
 use super::{CREDIT, Circuit, End, Flow, LINKS, Model, Phase, Role, WINDOW_MAX};
@@ -53,7 +53,7 @@ impl Model {
             self.link_down(link);
         }
         for books in &books {
-            let LinkBooks { link, outward, up, closing, circuits, last_id, refusals } = *books;
+            let LinkBooks { link, side, up, unsent, closing, circuits, last_id, refusals } = *books;
             let on_it = self.circuits_at(link);
             let Some(line) = self.lines.get_mut(&link) else { panic!("a link that is none: {books:?}") };
             if closing && line.phase != Phase::Closing {
@@ -62,14 +62,16 @@ impl Model {
             }
             let model = LinkBooks {
                 link,
-                outward: line.outward,
+                side: if line.outward { Side::Outward } else { Side::Inward },
                 up: matches!(line.phase, Phase::Up(_)),
+                // Whatever the owner has asked for has left.
+                unsent,
                 closing: line.phase == Phase::Closing,
                 circuits: on_it,
                 last_id: line.last_id,
                 refusals: line.refusals.len(),
             };
-            assert_eq!(model, LinkBooks { link, outward, up, closing, circuits, last_id, refusals }, "model, node");
+            assert_eq!(model, *books, "model, node");
         }
         assert_eq!(self.lines.len(), books.len(), "links of the model: {:?}, of the node: {books:?}", self.lines);
     }

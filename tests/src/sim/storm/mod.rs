@@ -1,0 +1,174 @@
+//! Storms: small networks under random use, in which everything goes wrong that can. What makes a storm fail is the simulator's own
+//! checks, which are always on (`sim`), and what is said here of how conversations end.
+//!
+//! A storm is drawn from its seed ([`Plan::draw`]), run ([`run`]), and when it fails made as small as it can be ([`shrink`]).
+
+pub mod command;
+pub mod plan;
+pub mod shrink;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use bulbil_core::wire::EndReason;
+
+pub use self::plan::{Operation, Plan, Step};
+use crate::sim::{Behaviour, Network, TalkIndex, run_lives};
+
+/// Events in one storm beyond which something is taken to run in circles.
+const EVENTS_MAX: u64 = 20_000_000;
+
+/// What a storm came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// Stands for everything that has happened.
+    pub trace: u64,
+    /// Events.
+    pub events: u64,
+    /// Conversations that were opened.
+    pub talks: usize,
+    /// Of those, how many ended well.
+    pub done: usize,
+    /// Links that ended by somebody's fault.
+    pub faulted: usize,
+    /// Onions that were refused because they had come before, as far as those who refused them live.
+    pub replayed: u64,
+}
+
+/// A storm under way.
+struct Storm<'n, 'm, 'b> {
+    network: &'n mut Network<'m, 'b>,
+    /// Which conversations of the plan were opened, and as what.
+    opened: HashMap<usize, TalkIndex>,
+    released: HashSet<TalkIndex>,
+    attached: HashSet<TalkIndex>,
+}
+
+/// Runs a storm to its end. Panics if anything is not as it should be; with `verbose`, says what happens.
+#[must_use]
+pub fn run(plan: &Plan, verbose: bool) -> Passed {
+    run_lives(plan.seed, &plan.specs, plan::LIVES, |network| {
+        network.set_verbose(verbose);
+        network.set_capacity(1_000, plan.capacity);
+        network.set_faults(&plan.faults);
+        for &node in &plan.suspects {
+            network.suspect(node, plan.seed ^ node as u64);
+        }
+        let mut storm = Storm { network, opened: HashMap::new(), released: HashSet::new(), attached: HashSet::new() };
+        for (number, step) in plan.steps.iter().enumerate() {
+            storm.wait(step.at);
+            if verbose {
+                eprintln!("{:?} #{number}: {:?}", storm.network.now(), step.operation);
+            }
+            storm.apply(&step.operation);
+        }
+        storm.end()
+    })
+}
+
+impl Storm<'_, '_, '_> {
+    fn wait(&mut self, until: Duration) {
+        let span = until.saturating_sub(self.network.now());
+        self.network.run_for(span);
+        assert!(self.network.steps() < EVENTS_MAX, "runs in circles:\n{}", self.network.describe());
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Open { talk, client, path, wish, detached } => {
+                if !self.network.is_up(*client) {
+                    return;
+                }
+                // That a node is full is no failure.
+                let Ok(name) = self.network.open_detached(*client, path, *wish) else { return };
+                self.opened.insert(*talk, name);
+                if !detached {
+                    self.attach(name);
+                }
+            }
+            Operation::Rise(node, state) => self.network.rise(*node, *state),
+            Operation::Sleep(node, span) => self.network.sleep(*node, *span),
+            Operation::Jump(node, millis) => self.network.jump(*node, *millis),
+            Operation::Die(node, silently) => {
+                let _it_may_have_no_life_left = self.network.die(*node, *silently);
+            }
+            Operation::Cut(one, other) => self.network.cut(*one, *other),
+            Operation::CutAfter(one, other, bytes) => self.network.cut_after(*one, *other, *bytes),
+            Operation::Rotate(node) => self.network.rotate(*node),
+            Operation::Stop(node) => self.network.stop(*node),
+            Operation::Clock(node, ahead) => self.network.set_clock(*node, *ahead),
+            Operation::Turn(node, treason) => self.network.turn(*node, treason.clone()),
+            Operation::Intrude(node, cells) => self.network.intrude(*node, *cells),
+            Operation::Attach(talk)
+            | Operation::Release(talk, _)
+            | Operation::Listen(talk, _)
+            | Operation::TargetListens(talk, _)
+            | Operation::Say(talk, ..) => {
+                if let Some(&talk) = self.opened.get(talk) {
+                    self.apply_to(talk, operation);
+                }
+            }
+        }
+    }
+
+    fn apply_to(&mut self, talk: TalkIndex, operation: &Operation) {
+        match *operation {
+            Operation::Attach(_) => self.attach(talk),
+            Operation::Release(_, graceful) => {
+                self.network.release(talk, graceful);
+                self.released.insert(talk);
+            }
+            Operation::Listen(_, listening) => self.network.listen(talk, listening),
+            Operation::TargetListens(_, listening) => self.network.target_listens(talk, listening),
+            Operation::Say(_, len, last) if !self.network.talk(talk).wish().finish => {
+                self.network.say(talk, len, last);
+            }
+            _ => {}
+        }
+    }
+
+    fn attach(&mut self, talk: TalkIndex) {
+        let alive = !self.network.talk(talk).is_lost() && !self.released.contains(&talk);
+        if alive && self.attached.insert(talk) {
+            self.network.attach_app(talk);
+        }
+    }
+
+    /// Everybody listens, what has no end is let go of, and everything must come to its end.
+    fn end(&mut self) -> Passed {
+        for talk in 0..self.network.talks().len() {
+            self.attach(talk);
+            self.network.listen(talk, true);
+            if self.network.talk(talk).wish().target != Behaviour::Deaf {
+                self.network.target_listens(talk, true);
+            }
+            if self.network.talk(talk).wish().target == Behaviour::Source {
+                self.network.release(talk, false);
+                self.released.insert(talk);
+            }
+        }
+        let network = &mut *self.network;
+        network.settle();
+        let mut done = 0;
+        for (number, talk) in network.talks().iter().enumerate() {
+            if self.released.contains(&number) || talk.is_lost() {
+                continue;
+            }
+            assert!(talk.outcome().is_some(), "conversation {number} does not end:\n{}", network.describe());
+            let well = talk.end().is_some_and(|(reason, _)| reason == EndReason::Done);
+            done += usize::from(well);
+            // What ended well is whole.
+            let whole = talk.is_doubtful() || !talk.is_over() || talk.is_whole();
+            assert!(!well || whole, "conversation {number}:\n{}", network.describe());
+        }
+        network.settle_links();
+        Passed {
+            trace: network.trace_hash(),
+            events: network.steps(),
+            talks: network.talks().len(),
+            done,
+            faulted: network.faulted_links(),
+            replayed: (0..plan::NODES).map(|node| network.counters(node).replayed).sum(),
+        }
+    }
+}
