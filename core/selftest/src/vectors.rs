@@ -20,8 +20,10 @@ use crate::{Check, alike, ensure};
 
 include!(concat!(env!("OUT_DIR"), "/vectors.rs"));
 
+type Named = (&'static str, fn() -> Check);
+
 /// Every check of this module with its name.
-pub(crate) const CHECKS: [(&str, fn() -> Check); 9] = [
+pub(crate) const CHECKS: [Named; 9] = [
     ("SHA-256, FIPS 180", sha256),
     ("X25519, RFC 7748", x25519),
     ("POLYVAL, RFC 8452", polyval),
