@@ -31,7 +31,7 @@ pub enum Item {
     Identity,
     /// The X25519 secret that links are answered with, 32 bytes. Written once, if it was not provisioned.
     LinkKey,
-    /// The first hops of the node's own paths, up to three node ids of 32 bytes. Written when they change, which is rare.
+    /// The first hops of the node's own paths, at most [`GUARDS_LEN_MAX`](bulbil_core::phonebook::GUARDS_LEN_MAX) bytes. Written when they change, which is rare.
     Guards,
 }
 

@@ -187,12 +187,11 @@ impl Client {
             strictness: self.request.strictness,
             avoid: &self.avoid,
             now: time,
+            draw_guards: true,
         };
-        let before: heapless::Vec<NodeId, 3> = self.guards.nodes().iter().copied().collect();
+        let kept = self.guards.to_bytes();
         let path = shell.phonebook.choose_path(&wanted, &mut self.guards, shell.board.rng());
-        if self.guards.nodes() != before.as_slice() {
-            keep_guards(&self.guards, &mut shell.board);
-        }
+        keep_guards(&self.guards, &kept, &mut shell.board);
         if path.is_err() {
             // Those that were avoided may be all that there is.
             if self.avoid.is_empty() && !core::mem::replace(&mut self.complained, true) {
@@ -265,6 +264,10 @@ impl Client {
             shell.board.handle_event(Event::Answered { receipt });
             if let Some(time) = shell.time {
                 path.iter().for_each(|node| shell.phonebook.record_success(node, time));
+                // Now that others answer: who cannot be used is not out of reach for want of a connection.
+                let kept = self.guards.to_bytes();
+                self.guards.review(&shell.phonebook, time);
+                keep_guards(&self.guards, &kept, &mut shell.board);
             }
             (self.pause, self.resent) = (PAUSE.0, 0);
             self.avoid.clear();
@@ -299,7 +302,7 @@ impl Client {
             && let Some(&node) = path.get(hop.value())
         {
             if let Some(time) = shell.time {
-                shell.phonebook.record_failure(&node, time);
+                shell.phonebook.record_failure(&node, false, time);
             }
             if self.avoid.is_full() {
                 self.avoid.clear();
@@ -313,13 +316,14 @@ impl Client {
 fn load_guards<B: Board>(board: &mut B) -> Result<Guards, StorageFailed> {
     let mut bytes = [0; crate::board::ITEM_MAX_LEN];
     let len = board.load(Item::Guards, &mut bytes)?.unwrap_or(0);
-    let (nodes, _rest) = bytes.get(..len).unwrap_or(&[]).as_chunks::<32>();
-    Ok(Guards::restore(nodes.iter().copied().map(NodeId)))
+    // What cannot be read is as good as none.
+    Ok(Guards::from_bytes(bytes.get(..len).unwrap_or(&[])).unwrap_or_default())
 }
 
-fn keep_guards<B: Board>(guards: &Guards, board: &mut B) {
-    let bytes: heapless::Vec<u8, { 3 * 32 }> = guards.nodes().iter().flat_map(|node| node.0).collect();
-    if board.store(Item::Guards, &bytes).is_err() {
+/// Keeps the guards if they are not as they were kept last.
+fn keep_guards<B: Board>(guards: &Guards, kept: &[u8], board: &mut B) {
+    let bytes = guards.to_bytes();
+    if bytes != *kept && board.store(Item::Guards, &bytes).is_err() {
         board.handle_event(Event::StorageFailed(Item::Guards));
     }
 }

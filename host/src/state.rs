@@ -44,19 +44,22 @@ pub enum Item {
     Guards,
     /// Known descriptors.
     Phonebook,
+    /// The sequence number of the last own descriptor.
+    Sequence,
     /// An authentication server's parameters and RSA key.
     AuthServer,
 }
 
 impl Item {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Identity,
         Self::LinkKey,
         Self::OnionKey,
         Self::PreviousOnionKey,
         Self::Guards,
         Self::Phonebook,
+        Self::Sequence,
         Self::AuthServer,
     ];
 
@@ -70,6 +73,7 @@ impl Item {
             Self::PreviousOnionKey => "onion-key-previous",
             Self::Guards => "guards",
             Self::Phonebook => "phonebook",
+            Self::Sequence => "sequence",
             Self::AuthServer => "auth-server",
         }
     }
@@ -78,7 +82,12 @@ impl Item {
     #[must_use]
     pub const fn max_len(self) -> usize {
         match self {
-            Self::Identity | Self::LinkKey | Self::OnionKey | Self::PreviousOnionKey | Self::AuthServer => 16 << 10,
+            Self::Identity
+            | Self::LinkKey
+            | Self::OnionKey
+            | Self::PreviousOnionKey
+            | Self::Sequence
+            | Self::AuthServer => 16 << 10,
             Self::Guards => 1 << 20,
             Self::Phonebook => 256 << 20,
         }

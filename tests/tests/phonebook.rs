@@ -2,11 +2,14 @@
 //! configuration sets.
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bulbil_core::crypto::identity::IdentitySecret;
 use bulbil_core::phonebook::{HopCount, StoredBook, Strictness};
 use bulbil_core::wire::policy::Policy;
 use bulbil_core::wire::{OnionKeyKind, Service, Target as Where};
@@ -15,13 +18,16 @@ use bulbil_host::control::book::{NodeLine, Shelf};
 use bulbil_host::control::client::Client;
 use bulbil_host::control::{Ask, Reply};
 use bulbil_host::node::{
-    ClockVerdict, EndReason, Intervals, Node, NodeBuilder, OpenError, SendOptions, Sizes, WallClock,
+    ClockVerdict, EndReason, Intervals, Known, Node, NodeBuilder, OpenError, SendOptions, Sizes, WallClock,
 };
+use bulbil_host::state::StateDir;
+use bulbil_tests::fixture;
 use bulbil_tests::processes::{NodeProcess, Process, own_address, start_node};
 use bulbil_tests::scratch::Scratch;
 use bulbil_tests::socks;
 use bulbil_tests::targets::{Target, serve_each};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_bulbil-under-test");
 
@@ -151,10 +157,19 @@ async fn twenty_processes_that_know_one_address_each_outlive_the_four_that_they_
     for _ in 0..20 {
         page(proxy, target.port()).await.expect("a way around the dead");
     }
-    let newcomer = Member::start(dir.path(), "newcomer", &["relay", "client"], &[members[9].node.contact()]);
-    page(newcomer.node.proxy(), target.port()).await.expect("a way for somebody new");
-    members.push(newcomer);
-    all_know_all("the dead have left every phonebook, and the newcomer is in all", &members).await;
+    // Whichever of the survivors a newcomer knows, an exit among them.
+    let newcomers: Vec<_> = ["relay5", "exit8", "relay14"]
+        .iter()
+        .map(|known| {
+            let contact = members.iter().find(|member| member.name == *known).unwrap().node.contact();
+            Member::start(dir.path(), &format!("newcomer-{known}"), &["relay", "client"], &[contact])
+        })
+        .collect();
+    for newcomer in &newcomers {
+        page(newcomer.node.proxy(), target.port()).await.expect("a way for somebody new");
+    }
+    members.extend(newcomers);
+    all_know_all("the dead have left every phonebook, and the newcomers are in all", &members).await;
     page(proxy, target.port()).await.unwrap();
 
     // Nobody who was met is named in a log.
@@ -337,18 +352,130 @@ async fn a_node_whose_clock_is_set_signs_its_descriptor_anew() {
     other.shutdown().await;
 }
 
+/// A target that gives back what it is sent.
+async fn echo() -> SocketAddr {
+    serve_each(|mut stream| async move {
+        let mut request = Vec::new();
+        let _read = stream.read_to_end(&mut request).await;
+        let _written = stream.write_all(&request).await;
+    })
+    .await
+}
+
+/// Waits until a request over a whole path is answered.
+async fn reaches(client: &Node, echo: SocketAddr) {
+    until("a request is answered", async || {
+        let options = SendOptions { sign: false, ..SendOptions::default() };
+        let mut answers = client.send(Where::from(echo), b"there?", options).await?;
+        answers.whole(64).await.map(|answer| assert_eq!(answer, b"there?"))
+    })
+    .await;
+}
+
+/// Four hours: longer than any descriptor is valid.
+const LATER: i64 = 4 * 3600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_off_for_four_hours_begins_with_all_that_it_knew() {
+    let dir = Scratch::new("off");
+    let clock = WallClock::default();
+    let nodes = four(|builder| builder.clock(clock.clone())).await;
+    let state = async || {
+        let opened = RefCell::new(None);
+        until("nobody has the state any more", async || {
+            StateDir::open(&dir.path().join("state")).map(|state| *opened.borrow_mut() = Some(Arc::new(state)))
+        })
+        .await;
+        opened.into_inner().unwrap()
+    };
+    let echo = echo().await;
+    let client = node(&[&nodes[0]]).clock(clock.clone()).state(state().await).start().await.unwrap();
+    knows(&client, 4).await;
+    reaches(&client, echo).await;
+    client.shutdown().await;
+    drop(client);
+    let guards = || std::fs::read(dir.path().join("state/guards")).unwrap();
+    let kept = guards();
+
+    // Everybody else lives on, and signs descriptors anew.
+    clock.set_ahead(LATER);
+    let client = node(&[]).clock(clock.clone()).state(state().await).start().await.unwrap();
+    let known = client.known().await.unwrap();
+    assert_eq!(known.iter().filter(|known| known.met).count(), 4, "{known:?}");
+    reaches(&client, echo).await;
+    knows(&client, 4).await;
+    let renewed = |then: &[Known], now: &[Known]| {
+        then.iter().zip(now).all(|(then, now)| then.node == now.node && then.sequence < now.sequence)
+    };
+    until("all are known by new descriptors", async || {
+        let now = client.known().await.unwrap();
+        if renewed(&known, &now) { Ok(()) } else { Err(now) }
+    })
+    .await;
+    assert_eq!(guards(), kept);
+    for node in nodes.iter().chain([&client]) {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_cut_off_for_four_hours_finds_its_way_back() {
+    let clock = WallClock::default();
+    let addresses: Vec<_> = (0..4).map(|_| own_address()).collect();
+    let others = async || {
+        let mut nodes: Vec<Node> = Vec::new();
+        for (number, address) in addresses.iter().enumerate() {
+            let contacts: Vec<_> = nodes.first().into_iter().collect();
+            let identity = IdentitySecret::from_pkcs8(fixture::identity_der(number)).unwrap();
+            let builder = node(&contacts).clock(clock.clone()).listen(*address).identity(identity);
+            let builder = if number == 3 { builder.exit(Policy::loopback()) } else { builder.relay() };
+            nodes.push(builder.start().await.unwrap());
+        }
+        nodes
+    };
+    let nodes = others().await;
+    let echo = echo().await;
+    let client = node(&[]).clock(clock.clone());
+    let client = nodes.iter().fold(client, |client, node| {
+        client.bootstrap(Bootstrap { address: node.local_addr().unwrap(), fingerprint: Some(node.fingerprint()) })
+    });
+    let client = client.start().await.unwrap();
+    knows(&client, 4).await;
+    reaches(&client, echo).await;
+
+    // All at once: while one still answers, the failures of the others are theirs.
+    let ending: JoinSet<()> = nodes.iter().cloned().map(|node| async move { node.shutdown().await }).collect();
+    ending.join_all().await;
+    let fails = async |more: u64| {
+        let failed = async || client.status().await.unwrap().ends.failed;
+        let before = failed().await;
+        until("nobody answers", async || {
+            let now = failed().await;
+            if now >= before + more { Ok(()) } else { Err(now) }
+        })
+        .await;
+    };
+    fails(8).await;
+    clock.set_ahead(LATER);
+    fails(8).await;
+    let known = client.known().await.unwrap();
+    assert_eq!(known.iter().filter(|known| known.met).count(), 4, "{known:?}");
+
+    let nodes = others().await;
+    reaches(&client, echo).await;
+    knows(&client, 4).await;
+    for node in nodes.iter().chain([&client]) {
+        node.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate_under_traffic_and_no_request_is_lost() {
     let period = Duration::from_secs(6);
     let nodes = four(|builder| builder.onion_key(OnionKeyKind::XWing, period)).await;
     let client = node(&[&nodes[0]]).start().await.unwrap();
     knows(&client, 4).await;
-    let echo = serve_each(|mut stream| async move {
-        let mut request = Vec::new();
-        let _read = stream.read_to_end(&mut request).await;
-        let _written = stream.write_all(&request).await;
-    })
-    .await;
+    let echo = echo().await;
     let sequences = async || -> Vec<u64> { client.known().await.unwrap().iter().map(|known| known.sequence).collect() };
     let before = sequences().await;
     let begun = Instant::now();
@@ -392,10 +519,14 @@ async fn a_phonebook_is_passed_on_over_a_whole_path() {
     let client = node(&[&nodes[0]]).start().await.unwrap();
     knows(&client, 4).await;
     let request = [&[1, 1, 128][..], &[0; 12]].concat();
-    let options = SendOptions { sign: true, ..SendOptions::default() };
-    let mut answers = client.send(Where::Service(Service::Phonebook), &request, options).await.unwrap();
-    let answer = answers.whole(1 << 20).await.unwrap();
-    assert_eq!(answer[..2], [1, 4], "three others, and itself");
+    // Who is asked may not have met all others yet, and what it passes on is up to a second old.
+    until("three others, and itself", async || {
+        let options = SendOptions { sign: true, ..SendOptions::default() };
+        let mut answers = client.send(Where::Service(Service::Phonebook), &request, options).await.unwrap();
+        let answer = answers.whole(1 << 20).await.unwrap();
+        if answer[..2] == [1, 4] { Ok(()) } else { Err(answer[..2].to_vec()) }
+    })
+    .await;
     assert!(client.known().await.unwrap().iter().all(|known| known.failures == 0));
     for node in nodes.iter().chain([&client]) {
         node.shutdown().await;

@@ -7,7 +7,7 @@ use bulbil_core::client::origin::Reached;
 use bulbil_core::phonebook::{HopCount, Strictness};
 use bulbil_core::wire::{CloseReason, EndReason, Service, Target};
 use bulbil_host::config::Bootstrap;
-use bulbil_host::node::{Node, OpenError, OpenOptions, SendOptions, ServiceCall, Sizes};
+use bulbil_host::node::{Intervals, Node, OpenError, OpenOptions, SendOptions, ServiceCall, Sizes};
 use bulbil_tests::sim::{Behaviour, Heard, Network, Spec, TalkIndex, Wish, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -153,10 +153,14 @@ fn a_client_that_does_not_listen_holds_its_service_up_and_nobody_else() {
 
 /// A relay on this machine that serves whoever asks, and a client that asks it directly.
 async fn served(calls: mpsc::Sender<ServiceCall>) -> [Node; 2] {
-    let relay = Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).serve(calls);
+    // Whoever serves here does not want to hear of exchanges.
+    let calm = Intervals { exchange: None, ..Intervals::default() };
+    let relay =
+        Node::builder().listen("127.0.0.1:0".parse().unwrap()).relay().sizes(SMALL).intervals(calm).serve(calls);
     let relay = relay.start().await.unwrap();
     let contact = Bootstrap { address: relay.local_addr().unwrap(), fingerprint: Some(relay.fingerprint()) };
-    let client = Node::builder().sizes(SMALL).paths(HopCount::new(1).unwrap(), Strictness::Ignore).bootstrap(contact);
+    let client = Node::builder().sizes(SMALL).paths(HopCount::new(1).unwrap(), Strictness::Ignore);
+    let client = client.intervals(calm).bootstrap(contact);
     [client.start().await.unwrap(), relay]
 }
 
@@ -209,8 +213,8 @@ async fn a_host_that_does_not_serve_says_so() {
     // One call waits for somebody to take it, and for a second one there is no room.
     let mut first = nodes[0].open(Target::Service(Service::Phonebook), OpenOptions::default()).await.unwrap();
     let mut second = nodes[0].open(Target::Service(Service::Phonebook), OpenOptions::default()).await.unwrap();
-    first.write_all(b"?").await.unwrap();
-    second.write_all(b"?").await.unwrap();
+    // Whichever is refused may hear of it before it has said a word.
+    let _heard_already = (first.write_all(b"?").await, second.write_all(b"?").await);
     let refused = tokio::select! {
         answer = first.connected() => answer,
         answer = second.connected() => answer,

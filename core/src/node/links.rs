@@ -247,6 +247,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_address_holds_up_nobody_who_has_the_right_one() {
+        let mut memory = Box::new(Small::new());
+        let mut node = node(&mut memory);
+        let address = |last| SocketAddr::from(([192, 0, 2, last], 1));
+        let mut link_to = |last| node.link_to(address(last), NodeId([7; 32]), at(0));
+        let wrong = link_to(1).unwrap();
+        let right = link_to(2).unwrap();
+        assert_ne!(wrong, right);
+        assert_eq!([link_to(1), link_to(2)], [Some(wrong), Some(right)], "of one address one link");
+        node.handle_link_up(right, NodeId([7; 32]), LIMITS, at(1));
+        assert_eq!(node.link_to(address(1), NodeId([7; 32]), at(1)), Some(right), "one that is up is the best answer");
+    }
+
+    #[test]
     fn idle_links_give_their_places_to_links_that_are_needed_the_longest_idle_first() {
         let mut memory = Box::new(Small::new());
         let mut node = node(&mut memory);

@@ -5,8 +5,8 @@ use core::net::SocketAddr;
 use super::arrival::message_of;
 use super::role::Role;
 use super::{Node, Outcome};
-use crate::circuit::CircuitIndex;
 use crate::circuit::table::{ConversationId, End, Side};
+use crate::circuit::{CircuitIndex, LinkId};
 use crate::client::origin::{Origin, Reached, Receipt};
 use crate::conversation::Halves;
 use crate::crypto::cgo::TAG_LEN;
@@ -70,6 +70,15 @@ impl Node<'_> {
     pub fn knows(&self, name: ConversationId) -> bool {
         let entry = self.table.find(name).and_then(|index| self.table.get(index));
         entry.is_some_and(|entry| entry.inward == End::Conversation || entry.outward == End::Conversation)
+    }
+
+    /// The link over which the client's cells of a conversation come: many clients' where the neighbour is a relay. `None` if the client is this node.
+    #[must_use]
+    pub fn came_over(&self, name: ConversationId) -> Option<LinkId> {
+        match self.table.get(self.table.find(name)?)?.inward {
+            End::Link(link, _) => Some(link),
+            End::Conversation | End::Detached => None,
+        }
     }
 
     /// Has the conversation polled again, after others.

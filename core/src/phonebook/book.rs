@@ -19,7 +19,7 @@ pub enum Inserted {
     Updated,
     /// The node was not known and took the place of another.
     Evicted(NodeId),
-    /// The node was known by this descriptor, or by a newer one with the same first address, and its meeting was noted.
+    /// The node was known by this descriptor, or by a newer one with the same first address that has not expired, and its meeting was noted.
     Met,
 }
 
@@ -145,7 +145,8 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
     }
 
     /// Takes a descriptor in, or replaces the node's older one. A node that is met moves to `tried`; if its bucket there is full it
-    /// waits in `new` until the one that was met longest ago has been tested ([`Phonebook::next_test`]).
+    /// waits in `new` until an expired one, or the one that was met longest ago, has been tested ([`Phonebook::next_test`]); if its IP address has
+    /// [`TRIED_PER_IP`](super::TRIED_PER_IP) nodes there, until one of these has left.
     ///
     /// A newer descriptor with another first address that does not come from the node itself takes it back to `new`: it may name
     /// whatever address it likes, and has not been met there.
@@ -176,7 +177,8 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
             }
             let here = known.address() == address;
             match verified.descriptor().sequence.cmp(&known.descriptor().sequence) {
-                Ordering::Less | Ordering::Equal if source == Source::Met && here => {
+                // Else one that has expired would be met again and again, and be as it was before.
+                Ordering::Less | Ordering::Equal if source == Source::Met && here && !self.has_expired(known, now) => {
                     self.meet(slot, now);
                     return Ok(Inserted::Met);
                 }
@@ -208,9 +210,11 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
     }
 
     /// Gives `entry` a place, and frees the place `leaving` then. Says who had the place.
-    fn admit(&mut self, entry: Entry<C>, leaving: Option<Slot>, now: UnixTime) -> Result<Option<NodeId>, Refusal> {
+    fn admit(&mut self, mut entry: Entry<C>, leaving: Option<Slot>, now: UnixTime) -> Result<Option<NodeId>, Refusal> {
         let met = entry.last_met().is_some() && !self.is_constrained();
         let vacancy = if met { self.place_in_tried(&entry, leaving, now) } else { Vacancy::None };
+        // Until the test has ended it needs a place in `new`, and whoever waits gives way last.
+        entry.set(Flag::Swapping, matches!(vacancy, Vacancy::IfSilent(_)));
         let place = match vacancy {
             Vacancy::Place(slot) => Some(slot),
             Vacancy::IfSilent(_) | Vacancy::None => self.place_in_new(&entry, leaving, now),
@@ -262,8 +266,9 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
         }
     }
 
-    /// Forgets the nodes whose descriptors have expired, except pinned ones, and disputes all of whose descriptors have. While the
-    /// clock is in doubt nothing is forgotten.
+    /// Forgets the nodes of `new` whose descriptors have expired, except pinned ones, and disputes all of whose descriptors have. Who was met is
+    /// not forgotten for that, but tested ([`Phonebook::next_test`]): else a node that was cut off for as long as descriptors are valid would
+    /// have to begin with whoever tells it something first. While the clock is in doubt nothing is forgotten.
     pub fn remove_expired(&mut self, now: UnixTime) {
         if self.clock_in_doubt {
             return;
@@ -274,7 +279,7 @@ impl<'m, C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'m, C> {
             {
                 if entry.is_pinned() {
                     entry.end_dispute();
-                } else {
+                } else if !entry.is_tried() || entry.is_disputed() {
                     *place = None;
                 }
             }

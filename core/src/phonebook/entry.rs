@@ -1,7 +1,6 @@
 //! One node in the phonebook: its descriptor, and beside it what has to be found without looking into that.
 
 use core::borrow::Borrow;
-use core::cmp::Reverse;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -34,6 +33,18 @@ pub enum Source {
     Announced,
     /// From a file.
     Stored,
+}
+
+/// How readily an entry of `new` gives way for what it has gone through, the readiest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// It was met, and the test of another decides whether it gets that one's place.
+    Waits,
+    /// It was not met yet.
+    Unmet,
+    /// It was met, and there was no place for it: whoever answers everywhere but finds none must not stand in the way of those who
+    /// have not been tested.
+    Surplus,
 }
 
 /// What is noted about an entry, a bit each.
@@ -118,14 +129,15 @@ impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
         self.set(Flag::Speaks, protocol == ProtocolVersion::V1);
     }
 
-    /// Replaces the descriptor. Failures are those of the first address: they are forgiven if the node has left it. Its others, to which
-    /// nobody links, it could name anew for ever.
+    /// Replaces the descriptor. Failures, a test that is under way and a wait for a place are those of the first address, and over if the
+    /// node has left it. Its others, to which nobody links, it could name anew for ever.
     pub(super) fn set_card(&mut self, card: C, group: NetworkGroup) {
         let moved = self.address() != card.borrow().address();
         (self.card, self.group) = (card, group);
         self.summarise();
         if moved {
             self.forgive();
+            self.set(Flag::Swapping, false);
         }
     }
 
@@ -181,9 +193,15 @@ impl<C: Borrow<VerifiedDescriptor>> Entry<C> {
         }
     }
 
-    /// Orders entries by how readily they give way, the readiest last: expired, in dispute, failing, never met, oldest.
-    pub(super) fn dispensability(&self, expired: bool) -> (bool, bool, u8, bool, Reverse<UnixTime>) {
-        (expired, self.is_disputed(), self.failures, self.last_met == 0, Reverse(self.descriptor().valid_from))
+    /// Orders entries of `new` by how readily they give way, the readiest last: expired, in dispute, failing, without prospects, and then
+    /// by `lot`. Nothing in a descriptor has a say in that: its node writes there what it likes.
+    pub(super) const fn dispensability(&self, expired: bool, lot: u64) -> (bool, bool, u8, Standing, u64) {
+        let standing = match self.last_met {
+            0 => Standing::Unmet,
+            _ if self.has(Flag::Swapping) => Standing::Waits,
+            _ => Standing::Surplus,
+        };
+        (expired, self.is_disputed(), self.failures, standing, lot)
     }
 }
 
@@ -303,12 +321,15 @@ impl<C> Entry<C> {
         self.failures == 0 || passed(self.last_try, now, first_pause * (1 << doublings))
     }
 
-    /// Counts a failure unless it is one with the last; of a test that was begun, in any case. Says whether it was counted.
-    pub(super) fn note_failure(&mut self, now: UnixTime, first_pause: Duration) -> bool {
-        let counts = self.has(Flag::Testing) || self.is_pause_over(now, first_pause);
+    /// Counts a failure, but not beyond `most`, unless it is one with the last; of a test that was under way (`tested`), in any case. Says
+    /// whether it was counted.
+    pub(super) fn note_failure(&mut self, tested: bool, most: u8, now: UnixTime, first_pause: Duration) -> bool {
+        let counts = tested || self.is_pause_over(now, first_pause);
         if counts {
-            self.failures = self.failures.saturating_add(1);
+            self.failures = self.failures.saturating_add(1).min(most.max(self.failures));
             self.last_try = seconds(now);
+        }
+        if tested {
             self.set(Flag::Testing, false);
         }
         counts

@@ -19,6 +19,7 @@ mod guards;
 mod path;
 mod sample;
 mod shelves;
+pub mod steward;
 mod storage;
 #[cfg(test)]
 mod testing;
@@ -32,13 +33,14 @@ pub use entry::{Entry, FAILURE_PAUSE, FAILURES_MAX, FAILURES_MAX_UNMET, Source};
 pub use epoch::{EPOCH_LEN, Epoch};
 pub use feelers::{REVISIT, Test};
 pub use group::{Grouping, NetworkGroup};
-pub use guards::{GUARDS_MAX, Guards};
+pub use guards::{GUARD_PATIENCE, GUARD_REVIEW_MAX, GUARDS_KEPT_MAX, GUARDS_LEN_MAX, GUARDS_MAX, Guards};
 pub use path::{
     HopCount, LastHop, PATH_MAX, Path, PathError, PathHop, PathRequest, Strictness, TRIED_LAST_MIN, TRIED_RELAYS_MIN,
 };
 pub use sample::{SAMPLE_MAX, Sample};
 pub use shelves::{
-    BUCKET, BUCKETS_PER_GROUP, BUCKETS_PER_SOURCE, BookKey, NEW_PLACES, SWAPS_MAX, Shelves, TRIED_PLACES,
+    BUCKET, BUCKETS_PER_GROUP, BUCKETS_PER_SOURCE, BookKey, GROUP_SHARE, NEW_PLACES, SWAPS_MAX, Shelves, TRIED_PER_IP,
+    TRIED_PLACES,
 };
 pub use storage::{ANCHORS_MAX, Anchors, StorageError, StoredBook, StoredEntry};
 pub use verified::{DescriptorError, VerifiedDescriptor};

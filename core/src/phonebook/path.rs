@@ -4,7 +4,8 @@
 //! relays between them: each uniformly among the nodes that are allowed there. Nodes that would leave too few relays
 //! for the rest are not allowed as last hop, so a draw never ends in a blind alley.
 //!
-//! Nodes that were only heard of are drawn as long as too few were met (section 18.7), and on a constrained node never.
+//! Nodes that were only heard of are drawn as long as too few were met (section 18.7), and for a hop for which nobody else is left; on a
+//! constrained node never.
 
 use core::borrow::Borrow;
 use core::net::SocketAddr;
@@ -96,17 +97,20 @@ pub struct PathRequest<'a> {
     pub last: LastHop,
     /// How much different network groups matter.
     pub strictness: Strictness,
-    /// Nodes that must not be on the path, such as hops that have just failed.
+    /// Nodes that must not be on the path, such as hops that have just failed; a guard only as long as there is another one ([`Guards`]).
     pub avoid: &'a [NodeId],
     /// The time, for the validity of descriptors.
     pub now: UnixTime,
+    /// Whether guards may be drawn beyond those in use: not by a node that may be cut off from all but those who want to be drawn.
+    pub draw_guards: bool,
 }
 
 impl PathRequest<'_> {
     /// A path of the default length that ends at `last`.
     #[must_use]
     pub fn new(last: LastHop, now: UnixTime) -> Self {
-        Self { hops: HopCount::default(), last, strictness: Strictness::default(), avoid: &[], now }
+        let (hops, strictness) = (HopCount::default(), Strictness::default());
+        Self { hops, last, strictness, avoid: &[], now, draw_guards: true }
     }
 
     fn can_be_hop<C: Borrow<VerifiedDescriptor>>(&self, choice: &Choice<'_, C>) -> bool {
@@ -145,7 +149,7 @@ pub enum PathError {
     UnknownNode,
     /// Too few relays are known for the hops before the last one.
     TooFewRelays {
-        /// Usable relays besides the last hop.
+        /// Usable relays besides the last hop; 0 if there is none that may be the first.
         known: usize,
         /// Relays that the path needs.
         needed: usize,
@@ -157,7 +161,7 @@ pub enum PathError {
         /// Groups that the path needs.
         needed: usize,
     },
-    /// Every guard is in the network group of every possible last hop.
+    /// Every guard is in the network group of every possible last hop, and no other may be drawn.
     GuardsInGroup,
 }
 
@@ -295,6 +299,15 @@ enum Groups {
 pub(super) struct Scopes {
     pub(super) relays: Scope,
     last: Scope,
+    /// From all, for a hop for which these have nobody. (Not the first: guards are drawn beforehand.)
+    widened: bool,
+}
+
+impl Scopes {
+    /// Where somebody is in the end looked for, in place of `scope`.
+    const fn reach(self, scope: Scope) -> Scope {
+        if self.widened { Scope::All } else { scope }
+    }
 }
 
 impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
@@ -339,7 +352,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
     /// From where to draw for `request`: only from nodes that were met if there are enough of them (section 18.7).
     pub(super) fn scopes(&self, request: &PathRequest<'_>) -> Scopes {
         if self.is_constrained() {
-            return Scopes { relays: Scope::Tried, last: Scope::Tried };
+            return Scopes { relays: Scope::Tried, last: Scope::Tried, widened: false };
         }
         let scope = |enough: bool| if enough { Scope::Tried } else { Scope::All };
         let relays = self.choices(Scope::Tried).filter(|choice| request.can_relay(choice));
@@ -348,7 +361,27 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         Scopes {
             relays: scope(relays.take(TRIED_RELAYS_MIN).count() == TRIED_RELAYS_MIN),
             last: scope(last.take(last_min).count() == last_min),
+            widened: false,
         }
+    }
+
+    /// From where to draw first hops. Whoever has met enough relays takes no others, not even when few of these can be used now: after a time
+    /// without connection all may have expired, and then the first to tell of others would have the choice.
+    fn first_hops(&self, scopes: Scopes) -> Scope {
+        let met = self.choices(Scope::Tried).filter(|choice| choice.entry.has(Flag::Relay) && choice.entry.is_usable());
+        if met.take(TRIED_RELAYS_MIN).count() == TRIED_RELAYS_MIN { Scope::Tried } else { scopes.relays }
+    }
+
+    /// One of those in `scope` that are allowed, or if that has none and `scopes` are widened, of all; each with the same probability.
+    fn draw_within<R: CryptoRng + ?Sized>(
+        &self,
+        scopes: Scopes,
+        scope: Scope,
+        allowed: impl Fn(&Choice<'_, C>) -> bool,
+        rng: &mut R,
+    ) -> Option<Choice<'_, C>> {
+        let narrow = self.draw_choice(scope, &allowed, rng);
+        narrow.or_else(|| if scopes.widened { self.draw_choice(Scope::All, allowed, rng) } else { None })
     }
 
     /// Draws a path. The first of several hops is one of `guards`, which are drawn and replaced as [`Guards`] says.
@@ -362,23 +395,52 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         rng: &mut R,
     ) -> Result<Path, PathError> {
         let scopes = self.scopes(request);
-        let guards =
-            if request.hops.value() > 1 { guards.usable(self, request, scopes.relays, rng) } else { Vec::new() };
-        let groups: &[Groups] = match request.strictness {
-            Strictness::Require => &[Groups::Distinct],
-            Strictness::Ignore => &[Groups::Any],
-            Strictness::Prefer => &[Groups::Distinct, Groups::DistinctWherePossible],
+        if request.hops.value() == 1 {
+            return self.attempts(request, scopes, &[], |_| None, rng);
+        }
+        let first = self.first_hops(scopes);
+        let usable = guards.usable(self, request, first, rng);
+        let result =
+            self.attempts(request, scopes, &usable, |rng| guards.apart(self, request, &usable, first, rng), rng);
+        if result.is_ok() || guards.may_draw(request) {
+            return result;
+        }
+        // Whoever can make guards fail would otherwise be drawn in the end.
+        let again = guards.despite_all(self, request);
+        self.attempts(request, scopes, &again, |_| None, rng).or(result)
+    }
+
+    /// Draws a path that begins with one of `guards`; with the one `apart` from them if they are all in the group of every possible last hop.
+    fn attempts<'b, R: CryptoRng + ?Sized>(
+        &'b self,
+        request: &PathRequest<'_>,
+        scopes: Scopes,
+        guards: &[Choice<'b, C>],
+        apart: impl FnOnce(&mut R) -> Option<Choice<'b, C>>,
+        rng: &mut R,
+    ) -> Result<Path, PathError> {
+        let narrow = scopes.relays == Scope::Tried || scopes.last == Scope::Tried;
+        let widened = (!self.is_constrained() && narrow).then_some(Scopes { widened: true, ..scopes });
+        let within = |groups, guards: &[Choice<'_, C>], rng: &mut R| {
+            let result = self.attempt(request, groups, scopes, guards, rng);
+            widened
+                .filter(|_| result.is_err())
+                .map_or(result, |scopes| self.attempt(request, groups, scopes, guards, rng))
         };
-        let everywhere = Scopes { relays: Scope::All, last: Scope::All };
-        let further = (!self.is_constrained() && scopes != everywhere).then_some(everywhere);
-        let mut result = Err(PathError::NoLastHop);
-        for scopes in [scopes].into_iter().chain(further) {
-            for &groups in groups {
-                result = self.attempt(request, groups, scopes, &guards, rng);
-                if result.is_ok() {
-                    return result;
-                }
-            }
+        if request.strictness == Strictness::Ignore {
+            return within(Groups::Any, guards, rng);
+        }
+        // Different groups count for more than having met: hops of one group may all be one owner's, and to have met somebody says only
+        // that it answers.
+        let mut result = within(Groups::Distinct, guards, rng);
+        // One owner at both ends sees who talks to whom. One guard more, that stays, is less of a risk.
+        if result == Err(PathError::GuardsInGroup)
+            && let Some(other) = apart(rng)
+        {
+            result = within(Groups::Distinct, &[other], rng);
+        }
+        if result.is_err() && request.strictness == Strictness::Prefer {
+            result = within(Groups::DistinctWherePossible, guards, rng);
         }
         result
     }
@@ -391,13 +453,14 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         guards: &[Choice<'_, C>],
         rng: &mut R,
     ) -> Result<Path, PathError> {
-        let last_hops = self.choices(scopes.last).filter(|choice| request.can_be_last(choice));
-        let can_relay = |choice: &Choice<'_, C>| choice.is_in(scopes.relays) && request.can_relay(choice);
+        let (all_last, all_relays) = (scopes.reach(scopes.last), scopes.reach(scopes.relays));
+        let last_hops = self.choices(all_last).filter(|choice| request.can_be_last(choice));
+        let can_relay = |choice: &Choice<'_, C>| choice.is_in(all_relays) && request.can_relay(choice);
         let needed = request.hops.value() - 1;
         let must_differ = groups == Groups::Distinct;
 
         if last_hops.clone().next().is_none() {
-            let mut any = self.choices(scopes.last);
+            let mut any = self.choices(all_last);
             return Err(match request.last {
                 LastHop::Exit { port: Some(port) } if any.any(|choice| choice.entry.has(Flag::Exit)) => {
                     PathError::NoExitForPort(port)
@@ -410,7 +473,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
         // Beyond one more than the hops before the last, further relays and groups change nothing.
         let mut relays_known = 0;
         let mut relay_groups: Vec<NetworkGroup, PATH_MAX> = Vec::new();
-        for relay in self.choices(scopes.relays).filter(|choice| request.can_relay(choice)) {
+        for relay in self.choices(all_relays).filter(|choice| request.can_relay(choice)) {
             relays_known += 1;
             if relay_groups.len() <= needed && !relay_groups.contains(&relay.group()) {
                 relay_groups.push(relay.group()).expect("at most as many groups as hops");
@@ -436,6 +499,9 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
             return Err(PathError::TooFewGroups { known, needed });
         }
 
+        if needed > 0 && guards.is_empty() {
+            return Err(PathError::TooFewRelays { known: 0, needed });
+        }
         let fits = |guard: &Choice<'_, C>, last: &Choice<'_, C>| {
             !(guard.is(last) || must_differ && guard.group() == last.group())
         };
@@ -446,7 +512,7 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
                 && (needed == 0 || guards.iter().any(|guard| fits(guard, last)))
         };
         // With two usable guards, which `Guards` sees to if there are two relays, only groups can stand in the way.
-        let last = self.draw_choice(scopes.last, with_guard, rng).ok_or(PathError::GuardsInGroup)?;
+        let last = self.draw_within(scopes, scopes.last, with_guard, rng).ok_or(PathError::GuardsInGroup)?;
 
         let mut before_last: Vec<Choice<'_, C>, PATH_MAX> = Vec::new();
         for position in 0..needed {
@@ -458,7 +524,8 @@ impl<C: Borrow<VerifiedDescriptor> + Clone> Phonebook<'_, C> {
                 if position == 0 {
                     draw(guards.iter().copied().filter(allowed), rng)
                 } else {
-                    self.draw_choice(scopes.relays, |choice| request.can_relay(choice) && allowed(choice), rng)
+                    let allowed = |choice: &Choice<'_, C>| request.can_relay(choice) && allowed(choice);
+                    self.draw_within(scopes, scopes.relays, allowed, rng)
                 }
             };
             let choice = match groups {

@@ -4,6 +4,7 @@
 //! they fall on.
 
 use core::borrow::Borrow;
+use core::net::IpAddr;
 use core::ops::Range;
 
 use rand_core::CryptoRng;
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::entry::{Entry, Flag, Source};
-use super::{Epoch, Evidence, NetworkGroup, Phonebook, VerifiedDescriptor};
+use super::{Epoch, Evidence, Grouping, NetworkGroup, Phonebook, REVISIT, VerifiedDescriptor};
 use crate::wire::{NodeId, UnixTime};
 
 /// Places in a bucket.
@@ -24,6 +25,10 @@ pub const NEW_PLACES: usize = 64 * BUCKET;
 pub const BUCKETS_PER_GROUP: u64 = 4;
 /// Buckets of `new` that one source reaches.
 pub const BUCKETS_PER_SOURCE: u64 = 8;
+/// Nodes in `tried` at one IP address (IPv6: in one /64) at most: identities cost nothing, addresses do.
+pub const TRIED_PER_IP: usize = 2;
+/// One network group holds at most one in so many places of a bucket of `new`, and one in any case.
+pub const GROUP_SHARE: usize = 8;
 /// Nodes that may wait for another one's test at a time.
 pub const SWAPS_MAX: usize = 8;
 /// Places of a shelf that are used at most.
@@ -98,6 +103,11 @@ impl BookKey {
         let spread = (self.hash(4, &[&group.to_bytes(), &source]) % BUCKETS_PER_SOURCE) as u8;
         self.hash(3, &[&source, &[spread]])
     }
+
+    /// Decides between nodes of which nothing else is known, the same way each time: of two the one with the greater lot gives way.
+    pub(super) fn lot(&self, node: &NodeId) -> u64 {
+        self.hash(5, &[&node.0])
+    }
 }
 
 impl Source {
@@ -124,6 +134,15 @@ pub(super) enum Vacancy {
     IfSilent(Slot),
     /// None.
     None,
+}
+
+/// Whether two addresses are likely to be one owner's: the same IPv4 address, the same IPv6 /64.
+fn same_site(one: IpAddr, other: IpAddr) -> bool {
+    match (one.to_canonical(), other.to_canonical()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => one == other,
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.to_bits() >> 64 == other.to_bits() >> 64,
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
 }
 
 /// Bucket `number` of a shelf with so many places.
@@ -179,7 +198,7 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
     }
 
     /// Whether the entry counts as expired: while the clock is in doubt, none does.
-    fn has_expired(&self, entry: &Entry<C>, now: UnixTime) -> bool {
+    pub(super) fn has_expired(&self, entry: &Entry<C>, now: UnixTime) -> bool {
         !self.clock_in_doubt && entry.is_expired_at(now)
     }
 
@@ -215,18 +234,29 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         (before + range.start) as u16..(before + range.end) as u16
     }
 
+    /// Whether as many nodes as may be at one IP address lie in `tried` without `newcomer`. One that gives up the place `leaving` does not
+    /// count.
+    fn is_crowded(&self, newcomer: &Entry<C>, leaving: Option<Slot>) -> bool {
+        let ip = newcomer.address().ip();
+        let tried = self.slots().take_while(|(slot, _)| self.is_on_tried(*slot));
+        let of_group = tried.filter(|(slot, entry)| entry.group() == newcomer.group() && Some(*slot) != leaving);
+        let at_ip = of_group.filter(|(_, entry)| same_site(entry.address().ip(), ip));
+        self.grouping == Grouping::Network && !newcomer.is_pinned() && at_ip.take(TRIED_PER_IP).count() == TRIED_PER_IP
+    }
+
     /// The place in `new` that `newcomer` may take: a free one, or that of the entry that is most dispensable, if that is more so
-    /// than itself. The place `leaving` counts as free.
+    /// than itself. If its network group has its share of the bucket already, only one of that. The place `leaving` counts as free.
     pub(super) fn place_in_new(&self, newcomer: &Entry<C>, leaving: Option<Slot>, now: UnixTime) -> Option<Slot> {
         let slots = self.new_bucket(newcomer).map(Slot);
+        let share = (slots.len() / GROUP_SHARE).max(1);
         let entry = |slot: Slot| if Some(slot) == leaving { None } else { self.entry(slot) };
         let free = slots.clone().find(|&slot| entry(slot).is_none());
         let mut others = slots.filter_map(|slot| Some((slot, entry(slot)?))).filter(|(_, entry)| !entry.is_pinned());
         let pinned = newcomer.is_pinned();
         if self.is_constrained() {
             let epoch = Epoch::at(now);
-            let readiness =
-                |entry: &Entry<C>| (self.has_expired(entry, now), entry.is_disputed(), epoch.rank(&entry.node()));
+            let given_up = |entry: &Entry<C>| self.has_expired(entry, now) && !entry.is_tried();
+            let readiness = |entry: &Entry<C>| (given_up(entry), entry.is_disputed(), epoch.rank(&entry.node()));
             let beats = |rival: &Entry<C>| pinned || readiness(rival) > readiness(newcomer);
             let in_group = others.clone().find(|(_, other)| !pinned && other.group() == newcomer.group());
             return match (in_group, free) {
@@ -237,32 +267,45 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
                 }
             };
         }
-        let dispensability = |entry: &Entry<C>| entry.dispensability(self.has_expired(entry, now));
-        free.or_else(|| {
-            let (slot, victim) = others.by_ref().max_by_key(|(_, entry)| dispensability(entry))?;
-            (pinned || dispensability(victim) > dispensability(newcomer)).then_some(slot)
-        })
+        let dispensability =
+            |entry: &Entry<C>| entry.dispensability(self.has_expired(entry, now), self.key.lot(&entry.node()));
+        let beaten = |(_, rival): &(Slot, &Entry<C>)| pinned || dispensability(rival) > dispensability(newcomer);
+        let readiest = |rivals: &mut dyn Iterator<Item = (Slot, &'_ Entry<C>)>| {
+            let rival = rivals.max_by_key(|(_, entry)| dispensability(entry));
+            rival.filter(beaten).map(|(slot, _)| slot)
+        };
+        let mut of_group = others.clone().filter(|(_, other)| other.group() == newcomer.group());
+        if !pinned && of_group.clone().count() >= share {
+            return readiest(&mut of_group);
+        }
+        free.or_else(|| readiest(&mut others))
     }
 
     /// What there is in `tried` for a node that was met. The place `leaving` counts as free.
+    ///
+    /// In a full bucket that is the place of an expired one, otherwise of the one that was met longest ago, but only if it does not answer:
+    /// expiry tells more of how long this node was cut off than of the others. One that was met within [`REVISIT`] is not asked: else
+    /// whoever has newcomers at hand could keep this node busy with asking.
     pub(super) fn place_in_tried(&self, newcomer: &Entry<C>, leaving: Option<Slot>, now: UnixTime) -> Vacancy {
         let bucket = self.tried_bucket(newcomer);
         let entry = |slot: Slot| if Some(slot) == leaving { None } else { self.entry(slot) };
+        if self.is_crowded(newcomer, leaving) {
+            return Vacancy::None;
+        }
         if let Some(free) = bucket.clone().map(Slot).find(|&slot| entry(slot).is_none()) {
             return Vacancy::Place(free);
         }
         let movable = bucket.clone().map(Slot).filter_map(|slot| Some((slot, entry(slot)?)));
         let mut movable = movable.filter(|(_, entry)| !entry.is_pinned());
-        let useless = |entry: &Entry<C>| entry.is_disputed() || self.has_expired(entry, now);
-        if let Some((slot, _)) = movable.clone().find(|(_, entry)| useless(entry)) {
+        if let Some((slot, _)) = movable.clone().find(|(_, entry)| entry.is_disputed()) {
             return Vacancy::Place(slot);
         }
         if self.swaps().count() >= SWAPS_MAX || self.swaps().any(|(asked, _)| bucket.contains(&asked.0)) {
             return Vacancy::None;
         }
-        movable
-            .by_ref()
-            .min_by_key(|(_, entry)| entry.last_met())
+        let asked = movable.by_ref().min_by_key(|(_, entry)| (!self.has_expired(entry, now), entry.last_met()));
+        asked
+            .filter(|(_, entry)| self.has_expired(entry, now) || entry.is_unmet_for(REVISIT, now))
             .map_or(Vacancy::None, |(slot, _)| Vacancy::IfSilent(slot))
     }
 
@@ -277,13 +320,30 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
         })
     }
 
-    /// The node in `slot` has to answer, or its place goes to the one in `newcomer`.
+    /// The node in `slot` has to answer, or its place goes to the one in `newcomer`. What was agreed about its bucket before is void: a flag
+    /// whose counterpart had left would find one again.
     pub(super) fn begin_swap(&mut self, slot: Slot, newcomer: Slot) {
+        while let Some(stale) = self.swapping_with(newcomer) {
+            if let Some(entry) = self.entry_mut(stale) {
+                entry.set(Flag::Swapping, false);
+            }
+        }
         for slot in [slot, newcomer] {
             if let Some(entry) = self.entry_mut(slot) {
                 entry.set(Flag::Swapping, true);
             }
         }
+    }
+
+    /// One with the flag in the bucket of `tried` where the entry in `newcomer` belongs, or one that waits for a place there.
+    fn swapping_with(&self, newcomer: Slot) -> Option<Slot> {
+        let bucket = self.tried_bucket(self.entry(newcomer)?);
+        let mut flagged = self.slots().filter(|(_, entry)| entry.has(Flag::Swapping));
+        let found = flagged.find(|&(slot, entry)| match self.is_on_tried(slot) {
+            true => bucket.contains(&slot.0),
+            false => self.tried_bucket(entry) == bucket,
+        });
+        found.map(|(slot, _)| slot)
     }
 
     /// The node in `slot` has answered: who waits for its place goes on waiting.
@@ -300,10 +360,16 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
     /// because its own bucket of `new` has no place either; `None` if nobody waits.
     pub(super) fn swap(&mut self, slot: Slot, now: UnixTime) -> Option<bool> {
         let (_, waiting) = self.swaps().find(|(asked, _)| *asked == slot)?;
+        if self.is_crowded(self.entry(waiting)?, Some(slot)) {
+            // Others at its address have found a place meanwhile.
+            self.end_swap(slot);
+            return None;
+        }
         let newcomer = self.vacate(waiting)?;
         let silent = self.vacate(slot);
         self.put(slot, newcomer);
-        let silent = silent?;
+        let mut silent = silent?;
+        silent.set(Flag::Swapping, false);
         let place = self.place_in_new(&silent, None, now);
         if let Some(place) = place {
             self.put(place, silent);
@@ -313,59 +379,4 @@ impl<C: Borrow<VerifiedDescriptor>> Phonebook<'_, C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::vec::Vec;
-
-    use super::super::testing::{node, rng};
-    use super::*;
-
-    #[test]
-    fn buckets_cover_a_shelf_and_do_not_overlap() {
-        for places in [0, 1, 31, 32, 63, 64, 65, 127, 128, 2048, 4096] {
-            let buckets: BTreeSet<_> = (0..1000)
-                .map(|number| {
-                    let range = bucket_range(places, number);
-                    (range.start, range.end)
-                })
-                .collect();
-            let buckets: Vec<_> = buckets.into_iter().collect();
-            assert_eq!(buckets.len(), (places / BUCKET).max(1));
-            assert_eq!((buckets[0].0, buckets[buckets.len() - 1].1), (0, places));
-            assert!(buckets.windows(2).all(|pair| pair[0].1 == pair[1].0 && pair[0].1 - pair[0].0 == BUCKET));
-        }
-    }
-
-    #[test]
-    fn a_group_reaches_four_buckets_and_a_source_eight() {
-        let key = BookKey::generate(&mut rng(1));
-        let group = NetworkGroup::V4([1, 2]);
-        let of_group: BTreeSet<_> = (0..500).map(|number| key.tried_bucket(group, &node(number))).collect();
-        assert_eq!(of_group.len() as u64, BUCKETS_PER_GROUP);
-        for source in [Source::Peer(group), Source::Announced, Source::Stored] {
-            let groups = (0..=255).map(|number| NetworkGroup::V4([number, 0]));
-            let of_source: BTreeSet<_> = groups.map(|group| key.new_bucket(group, source)).collect();
-            assert_eq!(of_source.len() as u64, BUCKETS_PER_SOURCE);
-        }
-        let itself: BTreeSet<_> =
-            (0..=255).map(|number| key.new_bucket(NetworkGroup::V4([number, 0]), Source::Met)).collect();
-        assert_eq!(itself.len(), 256, "each group is a source of its own");
-    }
-
-    #[test]
-    fn buckets_are_as_specified() {
-        // Python: h = lambda x: int.from_bytes(hashlib.sha256(b"bulbil/1 bucket" + bytes([7]) * 32 + x).digest()[:8], "big")
-        let key = BookKey::new([7; 32]);
-        let (group, node) = (NetworkGroup::V4([1, 2]), NodeId([3; 32]));
-        assert_eq!(key.tried_bucket(group, &node), 15_017_749_660_240_475_958);
-        assert_eq!(key.new_bucket(group, Source::Peer(NetworkGroup::V6([1, 2, 3, 4]))), 6_639_419_637_246_497_942);
-        assert_eq!(key.new_bucket(group, Source::Announced), 10_567_240_202_792_675_151);
-    }
-
-    #[test]
-    fn places_that_cannot_be_counted_are_not_used() {
-        let mut room = super::super::testing::Room::new(40_000, 40_000);
-        let book = Phonebook::new(room.shelves(), None, BookKey::new([0; 32]), super::super::Grouping::Network);
-        assert_eq!(book.capacity(), 65_534);
-    }
-}
+mod tests;

@@ -56,7 +56,15 @@ impl Anchors {
         self.nodes.insert(0, node).expect("room was made");
     }
 
-    /// A node has not answered.
+    /// A node has not answered: it is the next to give way. Others than those that have answered do not take its place.
+    pub fn demote(&mut self, node: &NodeId) {
+        if let Some(at) = self.nodes.iter().position(|known| known == node) {
+            let node = self.nodes.remove(at);
+            self.nodes.push(node).expect("it was one of them");
+        }
+    }
+
+    /// A node has left the phonebook.
     pub fn forget(&mut self, node: &NodeId) {
         self.nodes.retain(|known| known != node);
     }
@@ -371,8 +379,8 @@ mod tests {
         }
         book.set_pinned(&node(3), true);
         book.set_pinned(&node(41), true);
-        book.record_failure(&node(4), later(100));
-        book.record_failure(&node(40), later(101));
+        book.record_failure(&node(4), true, later(100));
+        book.record_failure(&node(40), true, later(101));
         assert!(book.insert(with(5, |d| d.valid_until = later(90_000)), PEER, later(7)).is_err());
         book.insert(with(6, |d| (d.sequence, d.valid_until) = (2, later(5))), PEER, NOW).unwrap();
     }
@@ -411,9 +419,13 @@ mod tests {
         assert_eq!((evidence.node(), evidence.noted()), (node(5), later(7)));
         assert_eq!(again.insert(with(5, |d| d.sequence = 9), PEER, NOW), Err(Refusal::Disputed));
         again.remove_expired(later(86_461));
-        assert_eq!(again.len(), 3, "the pinned, and the one in dispute whose other descriptor is still valid");
+        assert_eq!(
+            again.len(),
+            41,
+            "who was met, the pinned, and the one in dispute whose other descriptor is still valid"
+        );
         again.remove_expired(later(90_061));
-        assert_eq!(again.len(), 2);
+        assert_eq!(again.len(), 40);
     }
 
     #[test]
@@ -535,8 +547,13 @@ mod tests {
     fn the_latest_four_are_anchors() {
         let mut anchors = anchors([1, 2, 3, 2, 4, 5]);
         assert_eq!(anchors.nodes(), [5, 4, 2, 3].map(node));
+        anchors.demote(&node(5));
+        anchors.demote(&node(9));
+        assert_eq!(anchors.nodes(), [4, 2, 3, 5].map(node));
+        anchors.note(node(6));
+        assert_eq!(anchors.nodes(), [6, 4, 2, 3].map(node));
         anchors.forget(&node(4));
         anchors.forget(&node(9));
-        assert_eq!(anchors.nodes(), [5, 2, 3].map(node));
+        assert_eq!(anchors.nodes(), [6, 2, 3].map(node));
     }
 }

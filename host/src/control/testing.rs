@@ -10,10 +10,10 @@ use super::file;
 use crate::engine::shell::unix_time;
 use crate::random::SYSTEM;
 
-static IDENTITIES: LazyLock<[IdentitySecret; 2]> =
-    LazyLock::new(|| [(); 2].map(|()| IdentitySecret::generate(&mut SYSTEM.clone())));
+static IDENTITIES: [LazyLock<IdentitySecret>; 3] =
+    [const { LazyLock::new(|| IdentitySecret::generate(&mut SYSTEM.clone())) }; 3];
 
-/// The descriptor of one of two nodes, signed.
+/// The descriptor of one of three nodes, signed.
 pub(crate) fn signed(number: usize, change: impl FnOnce(&mut Descriptor)) -> Descriptor {
     let identity = &IDENTITIES[number];
     let now = unix_time();

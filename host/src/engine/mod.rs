@@ -287,9 +287,12 @@ fn handle_done(driver: &mut Driver<'_, '_, TokioShell>, shell: &mut TokioShell, 
             let reached = reached.map(|(stream, address)| (shell.outside_tcp(name, stream), address));
             driver.handle_target(shell, name, reached, now);
         }
-        Done::Service(name, served) => {
-            let served = served.map(|served| shell.outside_service(name, served));
-            driver.handle_service(shell, name, served, now);
+        Done::Service(name, service) => {
+            // Without a link the circuit has ended in the meantime.
+            if let Some(link) = driver.node().came_over(name) {
+                let served = shell.outside_service(name, service, link);
+                driver.handle_service(shell, name, served, now);
+            }
         }
         Done::Unserved(name, reason, stream) => {
             driver.node_mut().handle_failed(name, reason, now);

@@ -19,7 +19,7 @@ use bulbil_core::phonebook::VerifiedDescriptor;
 use bulbil_core::relay::onions::OnionIndex;
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::policy::{Policy, Verdict};
-use bulbil_core::wire::{CloseReason, EndReason, NodeId, Target, UnixTime};
+use bulbil_core::wire::{CloseReason, EndReason, NodeId, Service, Target, UnixTime};
 use embedded_io::ErrorKind;
 use rand_core::CryptoRng;
 use tokio::io::DuplexStream;
@@ -30,7 +30,7 @@ use tracing::{debug, trace, warn};
 use super::aead::RingAead;
 use super::clock::WallClock;
 use super::readiness::{Readiness, Token};
-use super::service::{Served, Services};
+use super::service::Services;
 use super::stream::{Breakable, Outside, Waking, kind_of};
 use super::target;
 use super::traffic::{Metered, Traffic};
@@ -46,8 +46,8 @@ pub(crate) enum Done {
     Link(LinkId, Result<TcpStream, ErrorKind>),
     /// A target is reached, or not.
     Target(ConversationId, Result<(TcpStream, SocketAddr), EndReason>),
-    /// A service is attached, or not.
-    Service(ConversationId, Result<Served, EndReason>),
+    /// A conversation asks for a service; whether there is room depends on others that came over its link, which the node knows.
+    Service(ConversationId, Service),
     /// A service ends a conversation without an answer; its end of the pipe.
     Unserved(ConversationId, EndReason, Option<DuplexStream>),
     /// An onion is opened, or not.
@@ -198,9 +198,19 @@ impl TokioShell {
         Outside::Tcp(Breakable::new(stream, self.readiness.waker(Token::Conversation(name))))
     }
 
-    /// A conversation's service, waking the engine.
-    pub(crate) fn outside_service(&self, name: ConversationId, (pipe, place): Served) -> Outside {
-        Outside::Service { pipe: Waking::new(pipe, self.readiness.waker(Token::Conversation(name))), _place: place }
+    /// Begins a conversation with a service, which wakes the engine; `link` is where the conversation came from.
+    pub(crate) fn outside_service(
+        &self,
+        name: ConversationId,
+        service: Service,
+        link: LinkId,
+    ) -> Result<Outside, EndReason> {
+        let done = self.done.clone();
+        let fail = move |reason, stream| {
+            let _engine_gone = done.send(Done::Unserved(name, reason, stream));
+        };
+        let (pipe, place) = self.services.begin(service, link, Arc::new(fail))?;
+        Ok(Outside::Service { pipe: Waking::new(pipe, self.readiness.waker(Token::Conversation(name))), _place: place })
     }
 }
 
@@ -227,12 +237,7 @@ impl Shell for TokioShell {
 
     fn connect_target(&mut self, conversation: ConversationId, target: &Target) {
         if let Target::Service(service) = *target {
-            let done = self.done.clone();
-            let fail = move |reason, stream| {
-                let _engine_gone = done.send(Done::Unserved(conversation, reason, stream));
-            };
-            let served = self.services.begin(service, Arc::new(fail));
-            let _engine_gone = self.done.send(Done::Service(conversation, served));
+            let _engine_gone = self.done.send(Done::Service(conversation, service));
             return;
         }
         let (done, policy, target) = (self.done.clone(), Arc::clone(&self.policy), target.clone());

@@ -1,7 +1,6 @@
 //! From a description to a running node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use bulbil_core::crypto::identity::IdentitySecret;
 use bulbil_core::crypto::kem::{OnionKeys, OnionSecret};
 use bulbil_core::link::LinkSecret;
 use bulbil_core::node::{Config, Patience};
-use bulbil_core::phonebook::{Grouping, HopCount, Strictness};
+use bulbil_core::phonebook::{Grouping, Guards, HopCount, Strictness};
 use bulbil_core::wire::handshake::{InitialCredit, LinkLimits, RecordCells};
 use bulbil_core::wire::policy::{Policy, Verdict};
 use bulbil_core::wire::{NodeId, OnionKeyKind, Roles};
@@ -21,6 +20,7 @@ use super::directory::{self, Directory};
 use super::gossip::{self, EXCHANGE, Gossip, Intervals};
 use super::keeper;
 use super::rotation::{Card, Rotation};
+use super::sequence::Sequence;
 use super::stored::Stored;
 use super::{Inner, Node, StartError};
 use crate::config::{self, Bootstrap, NetworkGroups};
@@ -38,7 +38,7 @@ use crate::state::{Item, StateDir};
 /// Without any answer during so many times as long as it takes from exchange to exchange, failures are not counted.
 const LONELY: u32 = 5;
 /// Calls for services that may wait to be taken.
-const CALLS: usize = 32;
+const CALLS: usize = crate::engine::service::PLACES;
 /// Circuits that are built at one time; the others wait.
 const BUILDING: usize = 64;
 
@@ -63,8 +63,7 @@ pub struct NodeBuilder {
     half_open_links: u16,
     patience: Patience,
     workers: usize,
-    guards: Vec<NodeId>,
-    stored: Option<Stored>,
+    state: Option<Arc<StateDir>>,
     intervals: Intervals,
     clock: WallClock,
     services: Option<mpsc::Sender<ServiceCall>>,
@@ -92,8 +91,7 @@ impl Default for NodeBuilder {
             half_open_links: 128,
             patience: Patience::DEFAULT,
             workers: 0,
-            guards: Vec::new(),
-            stored: None,
+            state: None,
             intervals: Intervals::default(),
             clock: WallClock::default(),
             services: None,
@@ -130,8 +128,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Hands conversations that ask for a service of this node to `calls`, at most 32 at a time; more than it has room for are refused. Without
-    /// this the node passes its phonebook on itself.
+    /// Hands conversations that ask for a service of this node to `calls`, at most 128 at a time and 32 over one link. When these are taken, one that was
+    /// not said to be heard ([`ServiceCall::heard`]) gives way; without one, or without room in `calls`, the newcomer is refused. Without this
+    /// the node passes its phonebook on itself.
     #[must_use]
     pub fn serve(mut self, calls: mpsc::Sender<ServiceCall>) -> Self {
         self.services = Some(calls);
@@ -188,6 +187,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps first hops, phonebook and the number of its last descriptor in `state`, and begins with those that are kept there. It stays locked until
+    /// the node is shut down.
+    #[must_use]
+    pub fn state(mut self, state: Arc<StateDir>) -> Self {
+        self.state = Some(state);
+        self
+    }
+
     /// How much it can hold.
     #[must_use]
     pub const fn sizes(mut self, sizes: Sizes) -> Self {
@@ -198,13 +205,18 @@ impl NodeBuilder {
     /// Starts the node.
     ///
     /// # Errors
-    /// An address that cannot be listened on, or settings that contradict each other; the text says what to do.
+    /// An address that cannot be listened on, a state directory that cannot be used, or settings that contradict each other; the text says what to do.
     pub async fn start(self) -> Result<Node, StartError> {
         if (self.relay || self.exit) && self.listen.is_empty() {
             return Err(StartError(
                 "a relay or an exit needs an address to listen on (`listen` in the configuration)".into(),
             ));
         }
+        let (guards, stored) = match &self.state {
+            Some(state) => load(Arc::clone(state)).await?,
+            None => (Guards::new(), None),
+        };
+        let sequence = Sequence::load(self.state.clone())?;
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for address in &self.listen {
@@ -243,9 +255,12 @@ impl NodeBuilder {
             policy: policy.clone(),
             rotation: self.rotation,
             clock: self.clock.clone(),
-            sequence: AtomicU64::new(0),
+            sequence,
         };
-        let signed = card.sign_current(&keys)?;
+        let signing = Arc::clone(&keys);
+        let signed = workers.call(move || (card.sign_current(&signing), card));
+        let (signed, card) = signed.await.ok_or_else(|| StartError("the descriptor could not be signed".into()))?;
+        let signed = signed?;
         let descriptor = signed.as_ref().map(|signed| signed.bytes.clone()).unwrap_or_default();
         let (own, own_shown) = watch::channel(signed);
 
@@ -267,8 +282,8 @@ impl NodeBuilder {
         let directory = Directory::start(directory::Settings {
             own: keys.node,
             reuse: self.reuse,
-            guards: self.guards,
-            stored: self.stored,
+            guards: guards.clone(),
+            stored,
             // Where network groups do not matter to paths, they must not matter to the buckets: all would lie in one.
             grouping: if self.strictness == Strictness::Ignore { Grouping::Address } else { Grouping::Network },
             retry: intervals.retry,
@@ -345,7 +360,11 @@ impl NodeBuilder {
         });
         let gossip = Gossip { node: Arc::downgrade(&inner), directory, commands, own: own_shown, intervals };
         inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).spawn(gossip.run());
-        Ok(Node { inner })
+        let node = Node { inner };
+        if let Some(state) = self.state {
+            node.keep(state, guards);
+        }
+        Ok(node)
     }
 }
 
@@ -425,13 +444,6 @@ pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Res
     if config.roles.relay || config.roles.exit {
         builder.listen.clone_from(&config.listen);
     }
-    if let Some(state) = &state {
-        builder.guards = load_guards(state)?;
-        let from = Arc::clone(state);
-        let loaded = tokio::task::spawn_blocking(move || Stored::load(&from)).await;
-        let loaded = loaded.map_err(|_| StartError("the phonebook could not be read".into()))?;
-        builder.stored = loaded.map_err(|error| StartError(error.to_string()))?;
-    }
     if let Some(state) = &state
         && !builder.listen.is_empty()
     {
@@ -441,21 +453,26 @@ pub async fn start(config: &config::Config, state: Option<Arc<StateDir>>) -> Res
     if config.roles.client && config.bootstrap.is_empty() {
         tracing::warn!("no bootstrap nodes: this client knows nobody to open a path through; add `bootstrap` entries");
     }
-    let node = builder.start().await?;
-    node.keep(state);
-    Ok(node)
+    builder.state = state;
+    builder.start().await
+}
+
+/// First hops and phonebook of before.
+async fn load(state: Arc<StateDir>) -> Result<(Guards, Option<Stored>), StartError> {
+    let guards = load_guards(&state)?;
+    let loaded = tokio::task::spawn_blocking(move || Stored::load(&state)).await;
+    let loaded = loaded.map_err(|_| StartError("the phonebook could not be read".into()))?;
+    Ok((guards, loaded.map_err(|error| StartError(error.to_string()))?))
 }
 
 /// The first hops of before. A file that holds something else is an error, not a reason to draw new ones: that is what an attacker would like.
-fn load_guards(state: &StateDir) -> Result<Vec<NodeId>, StartError> {
+fn load_guards(state: &StateDir) -> Result<Guards, StartError> {
     let bytes = state.read(Item::Guards).map_err(|error| StartError(error.to_string()))?;
-    let bytes = bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
-    let (nodes, rest) = bytes.as_chunks::<32>();
-    if !rest.is_empty() {
+    let guards = Guards::from_bytes(bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice()));
+    guards.map_err(|_| {
         let path = state.item_path(Item::Guards);
-        return Err(StartError(format!("{} does not hold node ids; remove it to draw new first hops", path.display())));
-    }
-    Ok(nodes.iter().copied().map(NodeId).collect())
+        StartError(format!("{} does not hold guards; remove it to draw new first hops", path.display()))
+    })
 }
 
 /// The keys that survive a restart. Onion keys do not: a node that came back with an old one, but without its replay tags, would

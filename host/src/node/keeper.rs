@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
+use bulbil_core::phonebook::Guards;
 use bulbil_core::wire::NodeId;
 use rand_core::Rng as _;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::builder::Commands;
 use super::directory::Directory;
 use crate::config::Bootstrap;
 use crate::engine::Command;
 use crate::random::SYSTEM;
-use crate::state::{Item, StateDir};
+use crate::state::{Item, Problem, StateDir, StateError};
 
 /// Between two attempts to reach a node that does not answer: at first, at most while nobody else is known, and at most.
 const RETRY: (Duration, Duration, Duration) =
@@ -104,48 +107,82 @@ async fn until_it_may_be_back(directory: &Directory, pause: Duration) {
     }
 }
 
-/// Writes the first hops in use to the state directory whenever they change.
-pub(super) async fn keep_guards(state: Arc<StateDir>, mut guards: watch::Receiver<Vec<NodeId>>) {
-    while guards.changed().await.is_ok() {
-        let bytes: Vec<u8> = guards.borrow_and_update().iter().flat_map(|node| node.0).collect();
-        let state = Arc::clone(&state);
-        let written = tokio::task::spawn_blocking(move || state.replace(Item::Guards, &bytes)).await;
-        if let Ok(Err(error)) = written {
-            // The node goes on with the guards that it has; only a restart would draw others.
-            warn!(%error, "the first hops could not be kept");
-        }
-    }
-}
-
-/// Writes the phonebook to the state directory.
-pub(super) struct BookKeeper {
+/// Writes first hops and phonebook to the state directory.
+pub(super) struct Keeper {
     state: Arc<StateDir>,
     directory: Directory,
-    /// An older phonebook must not be written over a newer one.
-    turn: Mutex<()>,
+    /// Whoever writes holds it: nothing older must be written over what is newer.
+    turn: Mutex<Written>,
 }
 
-impl BookKeeper {
-    pub(super) fn new(state: Arc<StateDir>, directory: Directory) -> Self {
-        Self { state, directory, turn: Mutex::new(()) }
+/// How far what is written is behind.
+struct Written {
+    /// The first hops that are written.
+    guards: Guards,
+    /// A phonebook that could not be written. The directory hands out what has changed once.
+    phonebook: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl Keeper {
+    /// For a node that has begun with what `state` holds, these first hops among it.
+    pub(super) fn new(state: Arc<StateDir>, directory: Directory, written: Guards) -> Self {
+        Self { state, directory, turn: Mutex::new(Written { guards: written, phonebook: None }) }
     }
 
-    /// Writes it if it has changed.
+    /// Writes what has changed, and what could not be written the last time.
     pub(super) async fn save(&self) {
-        let _turn = self.turn.lock().await;
-        let Some(bytes) = self.directory.keep().await else { return };
-        let state = Arc::clone(&self.state);
-        let written = tokio::task::spawn_blocking(move || state.replace(Item::Phonebook, &bytes)).await;
-        if let Ok(Err(error)) = written {
-            warn!(%error, "the phonebook could not be kept");
+        let mut written = self.turn.lock().await;
+        self.save_guards(&mut written.guards).await;
+        let unwritten = written.phonebook.take();
+        let Some(bytes) = self.directory.keep().await.or(unwritten) else { return };
+        if let Err((error, bytes)) = self.write(Item::Phonebook, bytes).await {
+            warn!(%error, "the phonebook could not be kept; trying again");
+            written.phonebook = bytes;
         }
     }
 
-    /// Writes it from time to time.
+    async fn save_guards(&self, written: &mut Guards) {
+        let guards = self.directory.guards().borrow().clone();
+        if guards == *written {
+            return;
+        }
+        match self.write(Item::Guards, Zeroizing::new(guards.to_bytes().to_vec())).await {
+            Ok(()) => *written = guards,
+            // The node goes on with the guards that it has; only a restart would draw others.
+            Err((error, _)) => warn!(%error, "the first hops could not be kept; trying again"),
+        }
+    }
+
+    /// Gives the bytes back that could not be written, unless whoever wrote has panicked.
+    async fn write(
+        &self,
+        item: Item,
+        bytes: Zeroizing<Vec<u8>>,
+    ) -> Result<(), (StateError, Option<Zeroizing<Vec<u8>>>)> {
+        let state = Arc::clone(&self.state);
+        let writing = move || state.replace(item, &bytes).map_err(|error| (error, Some(bytes)));
+        let broken_off = |error: JoinError| {
+            let problem = Problem::Io(error.into());
+            Err((StateError { path: self.state.item_path(item), problem }, None))
+        };
+        tokio::task::spawn_blocking(writing).await.unwrap_or_else(broken_off)
+    }
+
+    /// Writes the first hops whenever they change, and the phonebook from time to time.
     pub(super) async fn run(self: Arc<Self>, every: Duration) {
+        let mut guards = self.directory.guards();
+        let mut due = Instant::now() + every;
         loop {
-            sleep(every).await;
-            self.save().await;
+            tokio::select! {
+                () = sleep_until(due) => {
+                    self.save().await;
+                    due = Instant::now() + every;
+                }
+                changed = guards.changed() => match changed {
+                    Ok(()) => self.save_guards(&mut self.turn.lock().await.guards).await,
+                    Err(_) => return,
+                },
+            }
         }
     }
 }
@@ -153,4 +190,53 @@ impl BookKeeper {
 /// `period`, give or take a fifth, so that nodes do not move in step.
 pub(super) fn spread(period: Duration) -> Duration {
     period.mul_f64(0.8 + 0.4 * f64::from(SYSTEM.clone().next_u32()) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use bulbil_core::phonebook::{Grouping, VerifiedDescriptor};
+
+    use super::*;
+    use crate::control::testing::signed;
+    use crate::engine::clock::WallClock;
+    use crate::engine::shell::{Shown, unix_time};
+    use crate::node::directory::Settings;
+    use crate::scratch::Scratch;
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_the_next_time() {
+        let scratch = Scratch::new("keeper");
+        let state = Arc::new(StateDir::open(&scratch.path().join("state")).unwrap());
+        let directory = Directory::start(Settings {
+            own: NodeId([9; 32]),
+            reuse: Duration::ZERO,
+            guards: Guards::new(),
+            stored: None,
+            grouping: Grouping::Address,
+            retry: RETRY.1,
+            lonely: RETRY.1,
+            clock: WallClock::default(),
+        });
+        let keeper = Keeper::new(Arc::clone(&state), directory.clone(), Guards::new());
+        let card = VerifiedDescriptor::verify(signed(0, |_| ()), unix_time()).unwrap();
+        directory.show(card.address(), Shown::Descriptor(&card));
+
+        // Nothing can be put into the place of a directory.
+        let path = state.item_path(Item::Phonebook);
+        std::fs::create_dir(&path).unwrap();
+        keeper.save().await;
+        keeper.save().await;
+        assert!(path.is_dir());
+        std::fs::remove_dir(&path).unwrap();
+        keeper.save().await;
+        let written = || state.read(Item::Phonebook).unwrap();
+        let first = written().expect("it was tried again, though nothing has changed since");
+
+        std::fs::remove_file(&path).unwrap();
+        keeper.save().await;
+        assert!(written().is_none(), "what is written is not written again");
+        directory.show(card.address(), Shown::Descriptor(&card));
+        keeper.save().await;
+        assert_eq!(written().map(|bytes| bytes.len()), Some(first.len()), "unless something has changed");
+    }
 }

@@ -9,6 +9,7 @@ mod gossip;
 mod keeper;
 mod open;
 mod rotation;
+mod sequence;
 pub(crate) mod stored;
 mod stream;
 
@@ -58,8 +59,8 @@ struct Inner {
     started: tokio::time::Instant,
     clock: WallClock,
     intervals: Intervals,
-    /// Who stores the phonebook, if somebody does.
-    keeping: std::sync::Mutex<Option<Arc<keeper::BookKeeper>>>,
+    /// Who stores first hops and phonebook, if somebody does.
+    keeping: std::sync::Mutex<Option<Arc<keeper::Keeper>>>,
     traffic: Arc<crate::engine::traffic::Traffic>,
     /// Everything that runs for the node besides its engine; aborted when it shuts down.
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
@@ -143,15 +144,12 @@ impl Node {
         Answers::send(self.clone(), target, request.to_vec(), options).await
     }
 
-    /// Keeps what should survive a restart in `state`, which stays locked until the node is shut down.
-    fn keep(&self, state: Option<Arc<crate::state::StateDir>>) {
-        let Some(state) = state else { return };
+    /// Keeps what should survive a restart in `state`, which holds `guards` and stays locked until the node is shut down.
+    fn keep(&self, state: Arc<crate::state::StateDir>, guards: bulbil_core::phonebook::Guards) {
         let inner = &self.inner;
-        let guards = keeper::keep_guards(Arc::clone(&state), inner.directory.guards());
-        let keeper = Arc::new(keeper::BookKeeper::new(state, inner.directory.clone()));
+        let keeper = Arc::new(keeper::Keeper::new(state, inner.directory.clone(), guards));
         *inner.keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&keeper));
         let mut tasks = inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        tasks.spawn(guards);
         tasks.spawn(keeper.run(inner.intervals.save));
     }
 
@@ -198,5 +196,44 @@ impl Node {
             keeping.save().await;
         }
         self.inner.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bulbil_core::driver::LinkEnd;
+    use embedded_io::ErrorKind;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SIZES: Sizes = Sizes { links: 8, circuits: 8, cells: 256, onions: 4, origins: 4, replay: 256 };
+
+    /// How a link to `address` ends that a relay makes which others are told to find at `advertised`.
+    async fn called(advertised: SocketAddr, address: SocketAddr) -> LinkEnd {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let node = Node::builder().listen(listen).advertise(advertised).relay().sizes(SIZES).start().await.unwrap();
+        let (reply, met) = oneshot::channel();
+        node.inner.commands.send(Command::Contact(address, None, reply)).unwrap();
+        let end = met.await.unwrap().map(|_| "met").unwrap_err();
+        node.shutdown().await;
+        end
+    }
+
+    #[tokio::test]
+    async fn a_node_with_a_public_address_calls_on_no_private_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let private = listener.local_addr().unwrap();
+        let end = called("8.8.8.8:9001".parse().unwrap(), private).await;
+        assert_eq!(end, LinkEnd::Io(ErrorKind::PermissionDenied));
+
+        // One on a private network does call, and whoever is there hangs up.
+        let hang_up = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(stream);
+        };
+        let (end, ()) = tokio::join!(called("192.168.1.1:9001".parse().unwrap(), private), hang_up);
+        assert_ne!(end, LinkEnd::Io(ErrorKind::PermissionDenied));
+        assert!(tokio::time::timeout(Duration::ZERO, listener.accept()).await.is_err(), "one call, not two");
     }
 }

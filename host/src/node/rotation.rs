@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bulbil_core::crypto::identity;
@@ -17,6 +16,7 @@ use tracing::{info, warn};
 
 use super::StartError;
 use super::builder::Commands;
+use super::sequence::Sequence;
 use crate::engine::Command;
 use crate::engine::clock::WallClock;
 use crate::engine::shell::Keys;
@@ -50,23 +50,15 @@ pub(super) struct Card {
     /// For how long an onion key is used.
     pub rotation: Duration,
     pub clock: WallClock,
-    /// The last sequence number.
-    pub sequence: AtomicU64,
+    /// Numbers its descriptors.
+    pub sequence: Sequence,
 }
 
 impl Card {
-    /// A descriptor that announces the current onion key; none for a node that answers no links.
+    /// A descriptor that announces the current onion key; none for a node that answers no links. Blocks on the disk, as all that signs here.
     pub(super) fn sign_current(&self, keys: &Keys) -> Result<Option<Signed>, StartError> {
         let onion = keys.onion.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.sign(keys, onion.current())
-    }
-
-    /// Milliseconds, so that a node that restarts at once is believed at once; and never one twice, though the clock be set back.
-    fn next_sequence(&self) -> u64 {
-        let now = self.clock.millis();
-        let next = |last: u64| Some(now.max(last.saturating_add(1)));
-        let last = self.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_else(|last| last);
-        now.max(last.saturating_add(1))
     }
 
     /// A descriptor that announces `onion`.
@@ -75,7 +67,7 @@ impl Card {
         let now = self.clock.now();
         let mut descriptor = Descriptor {
             identity: identity.public(),
-            sequence: self.next_sequence(),
+            sequence: self.sequence.next(self.clock.millis()),
             valid_from: now.saturating_sub(CLOCK_SLACK),
             valid_until: now.saturating_add(VALIDITY_MIN.max(self.rotation * VALIDITY_ROTATIONS)),
             protocol: ProtocolVersion::V1,

@@ -1,18 +1,19 @@
 //! Prints how nodes find each other, live through churn, withstand attackers, and what their views give away. See `bulbil_tests::metropolis`.
 //!
-//! `cargo run --release -p bulbil-tests --bin phonebook-tables [joins] [churn] [bits] [habits] [eclipse] [quick] [seed=N]`: everything if no table is
+//! `cargo run --release -p bulbil-tests --bin phonebook-tables [joins] [churn] [bits] [habits] [few] [eclipse] [quick] [seed=N]`: everything if no table is
 //! named. `quick` takes small networks.
 
 use std::time::Instant;
 
 use bulbil_tests::metropolis::tables::churn::Habit;
+use bulbil_tests::metropolis::tables::eclipse::Attack;
 use bulbil_tests::metropolis::tables::{bits, churn, eclipse, joins, memory_peak};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let seed = arguments.iter().find_map(|argument| argument.strip_prefix("seed=")?.parse().ok()).unwrap_or(1);
-    let tables = ["joins", "churn", "bits", "habits", "eclipse"];
+    let tables = ["joins", "churn", "bits", "habits", "few", "eclipse"];
     let all = !tables.iter().any(|table| has(table));
     let wanted = |name: &str| all || has(name);
     let quick = has("quick");
@@ -70,15 +71,34 @@ fn main() {
             }
         }
     }
-    if wanted("eclipse") {
-        println!("\n## The price of an eclipse\n");
+    let attack = |honest, nodes, addresses, groups, in_turn| Attack { honest, nodes, addresses, groups, in_turn };
+    let few: &[Attack] = if quick {
+        &[attack(60, 100, 1, 1, false)]
+    } else {
+        &[attack(100, 100, 1, 1, true), attack(100, 50, 50, 4, true), attack(50, 50, 50, 50, true)]
+    };
+    let many: &[Attack] = if quick {
+        &[attack(150, 40, 40, 4, true)]
+    } else {
+        &[
+            attack(2_000, 100, 100, 4, true),
+            attack(2_000, 1_000, 1_000, 4, false),
+            attack(2_000, 1_000, 1_000, 100, true),
+            attack(2_000, 100, 1, 1, false),
+        ]
+    };
+    for (table, attacks, title) in
+        [("few", few, "The price of an eclipse where few are honest"), ("eclipse", many, "The price of an eclipse")]
+    {
+        if !wanted(table) {
+            continue;
+        }
+        println!("\n## {title}\n");
         eclipse::head(&mut print);
-        let honest = if quick { 150 } else { 2_000 };
-        let attackers: &[(usize, usize)] = if quick { &[(40, 4)] } else { &[(100, 4), (100, 100), (1_000, 100)] };
-        for &(addresses, groups) in attackers {
+        for &attack in attacks {
             let since = Instant::now();
-            eclipse::rows(seed, honest, addresses, groups, &mut print);
-            note(&format!("{addresses} addresses in {groups} groups"), since);
+            eclipse::rows(seed, attack, &mut print);
+            note(&format!("{attack:?}"), since);
         }
     }
     note("all", begun);

@@ -10,7 +10,7 @@ use bulbil_core::wire::{Descriptor, Roles, UnixTime};
 use rand_core::Rng as _;
 
 use super::geography::rented;
-use super::talk::answer_of;
+use super::serve::answer_of;
 use super::{Alarm, Card, City};
 use crate::fixture;
 use crate::sim::NodeIndex;
@@ -35,7 +35,9 @@ pub enum Trade {
 /// Attackers who work together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gang {
-    /// Nodes, each with an address of its own.
+    /// Nodes, each with an identity and a port of its own.
+    pub nodes: usize,
+    /// IP addresses that they share.
     pub addresses: usize,
     /// Network groups that these are in.
     pub groups: usize,
@@ -47,7 +49,14 @@ pub struct Gang {
 
 impl Gang {
     /// Nobody.
-    pub const NONE: Self = Self { addresses: 0, groups: 1, trade: Trade::Honest, announces: Duration::from_secs(3600) };
+    pub const NONE: Self =
+        Self { nodes: 0, addresses: 1, groups: 1, trade: Trade::Honest, announces: Duration::from_secs(3600) };
+
+    /// So many nodes, each at an IP address of its own.
+    #[must_use]
+    pub const fn apart(nodes: usize, groups: usize, trade: Trade, announces: Duration) -> Self {
+        Self { nodes, addresses: nodes, groups, trade, announces }
+    }
 }
 
 /// What is wrong with a forger's answers, in turn.
@@ -69,7 +78,7 @@ impl City<'_, '_, '_> {
     #[must_use]
     pub fn gang(&self) -> std::ops::Range<NodeIndex> {
         let first = self.plan.founders + self.plan.heirs;
-        first..first + self.plan.gang.addresses
+        first..first + self.plan.gang.nodes
     }
 
     /// Whom attackers turn to.
@@ -116,13 +125,13 @@ impl City<'_, '_, '_> {
         };
         let bytes = bytes_of(&announced);
         // While it asks somebody else it has no time for this.
-        let _busy = self.ask(node, &victim, Some(&bytes));
+        let _busy = self.tell(node, &victim, &bytes);
     }
 
     /// One of the nodes that the gang invents, if it does.
     pub(super) fn any_invention(&mut self) -> Option<Card> {
         match self.plan.gang.trade {
-            Trade::Invent(most) if self.plan.gang.addresses > 0 => Some(self.invent(most)),
+            Trade::Invent(most) if self.plan.gang.nodes > 0 => Some(self.invent(most)),
             _ => None,
         }
     }
@@ -134,7 +143,7 @@ impl City<'_, '_, '_> {
             let number = self.hoard.inventions.len();
             let identity = fixture::IDENTITIES + self.citizens.len() + number;
             // Addresses cost nothing as long as nobody has to be there: a thousand groups, beyond the hosts that the gang has.
-            let address = rented(40_000_000 + number, 1_000);
+            let address = rented(40_000_000 + number, usize::MAX, 1_000);
             let now = UnixTime(fixture::EPOCH.0 + self.now().as_secs());
             let card = fixture::Card {
                 number: identity,
@@ -204,7 +213,8 @@ impl City<'_, '_, '_> {
         let mut count = bodies.len();
         let mut version = 1;
         match kind {
-            0 => bodies[0][400] ^= 1,
+            // Each of them, because whoever asks does not verify what is said of itself.
+            0 => bodies.iter_mut().for_each(|body| body[400] ^= 1),
             1 => bodies[0] = self.expired(node),
             2 => bodies.reverse(),
             3 => count = usize::from(want.value()) + 1,

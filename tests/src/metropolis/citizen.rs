@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bulbil_core::circuit::LinkId;
-use bulbil_core::phonebook::exchange::{Pace, Tally};
+use bulbil_core::phonebook::exchange::{Exchanged, Pace, Tally};
+use bulbil_core::phonebook::steward::{Now, Settings, Steward};
 use bulbil_core::phonebook::{
-    BUCKET, BookKey, Entry, Evidence, Grouping, Guards, NEW_PLACES, PeerClocks, Phonebook, Shelves, TRIED_PLACES,
+    Anchors, BUCKET, BookKey, EVIDENCE_MAX, Entry, Evidence, Grouping, Guards, NEW_PLACES, PATH_LIFETIME, PathCache,
+    Phonebook, Shelves, StoredBook, TRIED_PLACES, VerifiedDescriptor,
 };
 use bulbil_core::time::Instant;
 use bulbil_core::wire::{NodeId, UnixTime};
@@ -19,7 +21,9 @@ use super::Plan;
 use super::attackers::Trade;
 use super::registry::Card;
 use super::request::Request;
-use super::talk::{Asking, Serving};
+use super::serve::Serving;
+use super::talk::Asking;
+use super::visits::{Contact, Visit};
 use crate::fixture;
 use crate::sim::NodeIndex;
 use crate::sim::resident::StreamId;
@@ -42,14 +46,58 @@ impl ShelfMemory {
         Self {
             tried: empty(places.tried),
             new: empty(places.new),
-            evidence: std::iter::repeat_with(|| None).take(bulbil_core::phonebook::EVIDENCE_MAX).collect(),
+            evidence: std::iter::repeat_with(|| None).take(EVIDENCE_MAX).collect(),
         }
     }
 
-    /// A phonebook in it.
-    pub(super) fn open(&mut self, own: NodeId, key: [u8; 32], grouping: Grouping) -> Book<'_> {
-        let shelves = Shelves { tried: &mut self.tried, new: &mut self.new, evidence: &mut self.evidence };
-        Phonebook::new(shelves, Some(own), BookKey::new(key), grouping)
+    fn shelves(&mut self) -> Shelves<'_, Card> {
+        Shelves { tried: &mut self.tried, new: &mut self.new, evidence: &mut self.evidence }
+    }
+}
+
+/// What a node keeps over a restart.
+pub(super) struct Kept {
+    book: Vec<u8>,
+    guards: Vec<u8>,
+}
+
+/// What makes a steward: the same as on a host, with a network group's rule and intervals of a plan. Requests keep apart what they do, so no path is kept for
+/// another time.
+pub(super) struct Household {
+    own: NodeId,
+    grouping: Grouping,
+    settings: Settings,
+}
+
+impl Household {
+    pub(super) const fn new(own: NodeId, plan: &Plan) -> Self {
+        Self {
+            own,
+            grouping: plan.defences.grouping(),
+            settings: Settings {
+                // Five times as long as from exchange to exchange.
+                lonely: plan.settings.exchange.saturating_mul(5),
+                ..Settings::DEFAULT
+            },
+        }
+    }
+
+    fn steward<'s>(&self, book: Book<'s>, guards: Guards, anchors: Anchors, now: Now) -> Steward<'s, Card> {
+        Steward::new(book, PathCache::new(&mut [], PATH_LIFETIME), guards, anchors, self.settings, now)
+    }
+
+    fn found<'s>(&self, memory: &'s mut ShelfMemory, key: [u8; 32], now: Now) -> Steward<'s, Card> {
+        let book = Phonebook::new(memory.shelves(), Some(self.own), BookKey::new(key), self.grouping);
+        self.steward(book, Guards::new(), Anchors::new(), now)
+    }
+
+    /// As a host reads what it has kept.
+    pub(super) fn restore<'s>(&self, memory: &'s mut ShelfMemory, kept: &Kept, now: Now) -> Steward<'s, Card> {
+        let stored = StoredBook::parse(&kept.book).expect("it was stored by the same code");
+        let verify = |descriptor| VerifiedDescriptor::verify_stored(descriptor).ok().map(Card::new);
+        let book = Phonebook::restore(memory.shelves(), Some(self.own), self.grouping, &stored, now.date, verify);
+        let guards = Guards::from_bytes(&kept.guards).expect("they were stored by the same code");
+        self.steward(book, guards, stored.anchors().clone(), now)
     }
 }
 
@@ -78,6 +126,8 @@ pub struct Counts {
     pub asked: u64,
     /// Of these, those that ended well.
     pub answered: u64,
+    /// Requests of others that it has read.
+    pub asked_of: u64,
     /// Exchanges that it answered.
     pub served: u64,
     /// Descriptors that it was sent in answers.
@@ -100,15 +150,6 @@ pub struct Counts {
     pub pathless: u64,
 }
 
-/// A link that was made to see who is there.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Visit {
-    /// Whom it is to meet, if that is in the phonebook.
-    pub(super) node: NodeId,
-    /// A bootstrap node, not a test.
-    pub(super) bootstrap: bool,
-}
-
 /// Who lives at a node.
 pub struct Citizen<'s> {
     /// Its node.
@@ -123,12 +164,8 @@ pub struct Citizen<'s> {
     pub exit: bool,
     /// What it does besides or instead of what it should.
     pub trade: Trade,
-    /// Whom it knows.
-    pub book: Book<'s>,
-    /// Its first hops.
-    pub guards: Guards,
-    /// What others take for the time.
-    pub clocks: PeerClocks,
+    /// Whom it knows, and what it does with that.
+    pub steward: Steward<'s, Card>,
     /// What it has counted.
     pub counts: Counts,
     /// What it was sent, and refused.
@@ -136,8 +173,8 @@ pub struct Citizen<'s> {
     /// When it was born.
     pub born: Duration,
     pub(super) rng: ChaCha20Rng,
-    /// Whom it has been told of by hand and has not met yet.
-    pub(super) bootstrap: Vec<(SocketAddr, NodeId)>,
+    /// Whom it has been told of by hand.
+    pub(super) bootstrap: Vec<Contact>,
     pub(super) sequence: u64,
     /// Its own descriptor, as bytes and as others have it.
     pub(super) own: Option<(Rc<[u8]>, Card)>,
@@ -149,10 +186,12 @@ pub struct Citizen<'s> {
     pub(super) pace: Option<Pace>,
     /// When it is called for that.
     pub(super) armed: Option<Instant>,
-    /// When it last asked earlier than its pace would have it.
-    pub(super) hurried: Instant,
-    /// The others say that its clock is wrong.
-    pub(super) in_doubt: bool,
+    /// There was nobody to be asked.
+    pub(super) lone: bool,
+    /// What the last exchange that was answered came to.
+    pub(super) last: Option<Exchanged>,
+    /// The last turn for a test that can wait.
+    pub(super) idle_since: Instant,
 }
 
 impl<'s> Citizen<'s> {
@@ -162,12 +201,12 @@ impl<'s> Citizen<'s> {
         address: SocketAddr,
         plan: &Plan,
         memory: &'s mut ShelfMemory,
-        grouping: Grouping,
     ) -> Self {
         let id = fixture::node_id(identity);
         let mut rng = ChaCha20Rng::seed_from_u64(plan.seed ^ (node as u64 + 1) << 32 ^ 0x0062_6f6f_6b00_0000);
         let mut key = [0; 32];
         rand_core::Rng::fill_bytes(&mut rng, &mut key);
+        let start = Now { instant: Instant::from_millis(0), date: fixture::EPOCH };
         Self {
             node,
             identity,
@@ -175,9 +214,7 @@ impl<'s> Citizen<'s> {
             address,
             exit: false,
             trade: Trade::Honest,
-            book: memory.open(id, key, grouping),
-            guards: Guards::new(),
-            clocks: PeerClocks::new(),
+            steward: Household::new(id, plan).found(memory, key, start),
             counts: Counts::default(),
             tally: Tally::default(),
             born: Duration::ZERO,
@@ -191,12 +228,33 @@ impl<'s> Citizen<'s> {
             requests: BTreeMap::new(),
             pace: None,
             armed: None,
-            hurried: Instant::from_millis(0),
-            in_doubt: false,
+            lone: false,
+            last: None,
+            idle_since: Instant::from_millis(0),
         }
     }
 
-    /// Its descriptor, if it is there.
+    /// Whom it knows.
+    #[must_use]
+    pub const fn book(&self) -> &Book<'s> {
+        self.steward.book()
+    }
+
+    /// Begins anew with what was kept. What it counts is counted on.
+    pub(super) fn restart(&mut self, steward: Steward<'s, Card>) {
+        self.steward = steward;
+        (self.pace, self.armed, self.last, self.lone) = (None, None, None, false);
+        self.bootstrap.iter_mut().for_each(|contact| *contact = Contact::new(contact.address, contact.id));
+    }
+
+    /// What would be there after a restart.
+    pub(super) fn kept(&self) -> Kept {
+        let mut book = Vec::new();
+        self.steward.emit(&mut |piece: &[u8]| book.extend_from_slice(piece));
+        Kept { book, guards: self.steward.guards().to_bytes().to_vec() }
+    }
+
+    /// Its descriptor, if it has one: clients have none.
     #[must_use]
     pub fn card(&self) -> Option<&Card> {
         self.own.as_ref().map(|(_, card)| card)
@@ -205,6 +263,6 @@ impl<'s> Citizen<'s> {
     /// Whether it knows the node, and may use it now.
     #[must_use]
     pub fn knows(&self, node: &NodeId, now: UnixTime) -> bool {
-        self.book.get(node).is_some_and(|entry| entry.is_valid_at(now) && !entry.is_disputed())
+        self.book().get(node).is_some_and(|entry| entry.is_valid_at(now) && !entry.is_disputed())
     }
 }

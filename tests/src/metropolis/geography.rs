@@ -44,17 +44,20 @@ impl Geography {
         address(group, self.used[group as usize])
     }
 
-    /// An address in one of `groups` groups that the attacker has, in turn.
-    pub fn rent(&mut self, groups: usize) -> SocketAddr {
+    /// A port at one of `addresses` IP addresses in `groups` groups that the attacker has, in turn.
+    pub fn rent(&mut self, addresses: usize, groups: usize) -> SocketAddr {
         self.rented += 1;
-        rented(self.rented - 1, groups)
+        rented(self.rented - 1, addresses, groups)
     }
 }
 
-/// The attacker's address with this number, in one of `groups` groups.
+/// The attacker's node with this number, at one of `addresses` IP addresses in `groups` groups.
 #[must_use]
-pub(super) fn rented(number: usize, groups: usize) -> SocketAddr {
-    address(FIRST_OF_ATTACKERS + (number % groups) as u64, (number / groups) as u16 + 1)
+pub(super) fn rented(number: usize, addresses: usize, groups: usize) -> SocketAddr {
+    let (at, port) = (number % addresses, PORT + (number / addresses) as u16);
+    let mut address = address(FIRST_OF_ATTACKERS + (at % groups) as u64, (at / groups) as u16 + 1);
+    address.set_port(port);
+    address
 }
 
 /// A host in a group. The first byte is neither that of a private nor of a special network.
@@ -91,8 +94,9 @@ mod tests {
     #[test]
     fn attackers_have_as_many_groups_as_they_pay_for() {
         let mut geography = Geography::new(1);
-        let rented: Vec<_> = (0..100).map(|_| geography.rent(7)).collect();
+        let rented: Vec<_> = (0..100).map(|_| geography.rent(20, 7)).collect();
         assert_eq!(rented.iter().collect::<HashSet<_>>().len(), 100);
+        assert_eq!(rented.iter().map(SocketAddr::ip).collect::<HashSet<_>>().len(), 20);
         let groups: HashSet<NetworkGroup> = rented.iter().map(|address| address.ip().into()).collect();
         assert_eq!(groups.len(), 7);
         let honest: HashSet<NetworkGroup> = (0..2_000).map(|_| geography.settle().ip().into()).collect();

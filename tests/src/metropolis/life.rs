@@ -8,6 +8,8 @@ use bulbil_core::phonebook::Source;
 use bulbil_core::wire::{Descriptor, OnionKeyKind, Roles, UnixTime};
 use rand_core::Rng as _;
 
+use super::citizen::Household;
+use super::visits::Contact;
 use super::{Alarm, Card, City, Trade};
 use crate::fixture;
 use crate::sim::NodeIndex;
@@ -56,7 +58,7 @@ impl City<'_, '_, '_> {
             // Not all were met at the same time, or all would be met again at the same time.
             for card in &cards {
                 let ago = u64::from(citizen.rng.next_u32() % 3_600);
-                let _full_or_own = citizen.book.insert(card.clone(), Source::Met, UnixTime(now.0 - ago));
+                let _full_or_own = citizen.steward.book_mut().insert(card.clone(), Source::Met, UnixTime(now.0 - ago));
             }
         }
     }
@@ -69,14 +71,14 @@ impl City<'_, '_, '_> {
             for _ in 0..met {
                 let other = nodes[self.rng.next_u32() as usize % nodes.len()];
                 let Some(card) = self.citizens[other].card().cloned() else { continue };
-                let _full_or_own = self.citizens[node].book.insert(card, Source::Met, now);
+                let _full_or_own = self.citizens[node].steward.book_mut().insert(card, Source::Met, now);
             }
             for _ in 0..told {
                 let Some(card) = self.any_invention() else { break };
                 let gang = self.gang();
                 let liar = gang.start + self.rng.next_u32() as usize % gang.len();
                 let address = self.citizens[liar].address;
-                let book = &mut self.citizens[node].book;
+                let book = self.citizens[node].steward.book_mut();
                 let source = Source::Peer(book.group_of(address));
                 let _full = book.insert(card, source, now);
             }
@@ -91,19 +93,24 @@ impl City<'_, '_, '_> {
 
     /// The node begins to be. It knows the addresses and names of `known`, and what its phonebook holds.
     pub fn bear(&mut self, node: NodeIndex, known: &[NodeIndex]) {
-        if self.citizens[node].own.is_none() {
+        let known = known.iter().filter(|&&other| other != node);
+        let contacts = known.map(|&other| Contact::new(self.citizens[other].address, self.citizens[other].id));
+        self.citizens[node].bootstrap = contacts.collect();
+        self.begin_life(node);
+    }
+
+    fn begin_life(&mut self, node: NodeIndex) {
+        if self.citizens[node].own.is_none() && !self.plan.clients().contains(&node) {
             self.prepare(node);
         }
-        let bootstrap = known.iter().filter(|&&other| other != node);
-        let bootstrap = bootstrap.map(|&other| (self.citizens[other].address, self.citizens[other].id)).collect();
         let (address, now) = (self.citizens[node].address, self.now());
         self.net.bear(node, address);
-        let citizen = &mut self.citizens[node];
-        citizen.bootstrap = bootstrap;
-        citizen.born = now;
+        self.citizens[node].born = now;
         self.net.trace(&[10, node as u64]);
         self.begin_pace(node);
-        self.visit_bootstrap(node, 0);
+        for number in 0..self.citizens[node].bootstrap.len() {
+            self.visit_bootstrap(node, number);
+        }
         if let Some(every) = self.plan.requests {
             let first = every * (self.rng.next_u32() % 1_000) / 1_000;
             self.set_alarm(node, first, Alarm::Request);
@@ -120,10 +127,39 @@ impl City<'_, '_, '_> {
         self.deliver();
     }
 
+    /// The node stops, to be started again by [`City::restart`]: what a host keeps over a restart is kept.
+    pub fn stop(&mut self, node: NodeIndex) {
+        let kept = self.citizens[node].kept();
+        self.kept.insert(node, kept);
+        self.kill(node);
+    }
+
+    /// The node starts again with what it has kept and a new onion key. Not sooner than its last life's alarms have passed: an hour after it has
+    /// stopped. [`super::Plan::restarts`] says how often that may happen.
+    pub fn restart(&mut self, node: NodeIndex) {
+        let kept = self.kept.remove(&node).expect("it was stopped");
+        let memory = self.spare.pop().expect("so many restarts were planned");
+        let now = self.now_of(node);
+        let household = Household::new(self.citizens[node].id, &self.plan);
+        self.citizens[node].restart(household.restore(memory, &kept, now));
+        self.renew(node);
+        self.begin_life(node);
+    }
+
+    /// All links of the node break, and none is made with it until [`City::plug`].
+    pub fn unplug(&mut self, node: NodeIndex) {
+        self.net.unplug(node);
+        self.deliver();
+    }
+
+    /// The node is connected again.
+    pub fn plug(&mut self, node: NodeIndex) {
+        self.net.plug(node);
+    }
+
     /// Calls the attackers in; each knows a founder.
     pub fn call_gang(&mut self) {
-        let honest = self.plan.founders + self.plan.heirs;
-        for node in honest..honest + self.plan.gang.addresses {
+        for node in self.gang() {
             let known = (self.rng.next_u32() as usize) % self.plan.founders;
             self.bear(node, &[known]);
         }
@@ -154,13 +190,20 @@ impl City<'_, '_, '_> {
 
     /// A new onion key and a new descriptor; the old key is honoured for one period.
     pub(super) fn rotate(&mut self, node: NodeIndex) {
+        self.renew(node);
+        if let Some(period) = self.plan.rotation {
+            self.set_alarm(node, period, Alarm::Rotate);
+        }
+    }
+
+    fn renew(&mut self, node: NodeIndex) {
         let citizen = &mut self.citizens[node];
+        if citizen.own.is_none() {
+            return;
+        }
         citizen.sequence += 1;
         let rotation = citizen.sequence as usize;
         self.net.set_onion(node, fixture::onion_secret(citizen.identity, OnionKeyKind::XWing, rotation));
         self.prepare(node);
-        if let Some(period) = self.plan.rotation {
-            self.set_alarm(node, period, Alarm::Rotate);
-        }
     }
 }

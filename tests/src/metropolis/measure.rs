@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bulbil_core::phonebook::Guards;
+use bulbil_core::phonebook::Entry;
 use bulbil_core::wire::{NodeId, UnixTime};
 use rand_core::Rng as _;
 
@@ -40,6 +40,8 @@ pub struct Hold {
     pub last: f64,
     /// With both, so that they see who talks to whom.
     pub both: f64,
+    /// 1 if one path at least had both ends theirs: sooner or later that is what counts.
+    pub ever: f64,
     /// Paths that could be drawn at all.
     pub drawn: f64,
 }
@@ -57,6 +59,7 @@ impl Hold {
             first: mean(|hold| hold.first),
             last: mean(|hold| hold.last),
             both: mean(|hold| hold.both),
+            ever: mean(|hold| hold.ever),
             drawn: mean(|hold| hold.drawn),
         }
     }
@@ -70,9 +73,7 @@ impl City<'_, '_, '_> {
     /// What a node knows.
     #[must_use]
     pub fn view(&self, node: NodeIndex) -> View {
-        let there: HashSet<NodeId> =
-            self.living().filter(|other| other.node != node).map(|citizen| citizen.id).collect();
-        self.view_of(node, &there)
+        self.view_of(node, &self.there())
     }
 
     /// The same, for somebody who asks about many nodes; `there` may hold the node itself.
@@ -81,7 +82,7 @@ impl City<'_, '_, '_> {
         let citizen = self.citizen(node);
         let now = self.net.calendar(node);
         let mut view = View { there: there.len() - usize::from(there.contains(&citizen.id)), ..View::default() };
-        for entry in citizen.book.iter().filter(|entry| entry.is_valid_at(now)) {
+        for entry in citizen.book().iter().filter(|entry| entry.is_valid_at(now)) {
             if there.contains(&entry.node()) {
                 view.known += 1;
                 view.met += usize::from(entry.is_tried());
@@ -94,10 +95,10 @@ impl City<'_, '_, '_> {
         view
     }
 
-    /// The names of those who are there.
+    /// The names of those who are there and answer links.
     #[must_use]
     pub fn there(&self) -> HashSet<NodeId> {
-        self.living().map(|citizen| citizen.id).collect()
+        self.living().filter(|citizen| citizen.card().is_some()).map(|citizen| citizen.id).collect()
     }
 
     /// The time by a clock that is right.
@@ -109,7 +110,7 @@ impl City<'_, '_, '_> {
     /// Of the nodes that a node has met, those that are gone.
     #[must_use]
     pub fn gone_of_met(&self, node: NodeIndex, there: &HashSet<NodeId>) -> usize {
-        let met = self.citizen(node).book.iter().filter(|entry| entry.is_tried());
+        let met = self.citizen(node).book().iter().filter(|entry| entry.is_tried());
         met.filter(|entry| !there.contains(&entry.node())).count()
     }
 
@@ -133,8 +134,8 @@ impl City<'_, '_, '_> {
     pub fn hold(&mut self, node: NodeIndex, paths: usize) -> Hold {
         let mut hold = Hold::default();
         let shelves = [true, false].map(|tried| {
-            let entries = self.citizens[node].book.iter().filter(|entry| entry.is_tried() == tried);
-            let nodes: Vec<NodeId> = entries.map(bulbil_core::phonebook::Entry::node).collect();
+            let entries = self.citizens[node].book().iter().filter(|entry| entry.is_tried() == tried);
+            let nodes: Vec<NodeId> = entries.map(Entry::node).collect();
             let foul = nodes.iter().filter(|node| self.is_foul(node)).count();
             (nodes.len() as f64, share(foul, nodes.len()))
         });
@@ -143,15 +144,16 @@ impl City<'_, '_, '_> {
             .filter_map(|_| self.draw_path(node, &[]))
             .map(|hops| hops.iter().map(|hop| hop.node).collect())
             .collect();
-        let guards = self.citizens[node].guards.clone();
-        let foul = guards.nodes().iter().filter(|node| self.is_foul(node)).count();
-        hold.guards = share(foul, guards.nodes().len());
+        let guards = self.citizens[node].steward.guards().nodes();
+        let foul = guards.iter().filter(|node| self.is_foul(node)).count();
+        hold.guards = share(foul, guards.len());
         let count = |is: &dyn Fn(&[NodeId]) -> bool| share(drawn.iter().filter(|path| is(path)).count(), drawn.len());
         let first = |path: &[NodeId]| path.first().is_some_and(|node| self.is_foul(node));
         let last = |path: &[NodeId]| path.last().is_some_and(|node| self.is_foul(node));
         hold.first = count(&first);
         hold.last = count(&last);
         hold.both = count(&|path| first(path) && last(path));
+        hold.ever = f64::from(u8::from(hold.both > 0.0));
         hold.drawn = share(drawn.len(), paths);
         hold
     }
@@ -169,7 +171,7 @@ impl City<'_, '_, '_> {
 
     /// The node draws new guards when it next needs them.
     pub fn forget_guards(&mut self, node: NodeIndex) {
-        self.citizens[node].guards = Guards::new();
+        self.citizens[node].steward.forget_guards();
     }
 }
 

@@ -6,21 +6,39 @@
 //!
 //! - `geography`: addresses, in network groups of very different size;
 //! - `registry`: each distinct descriptor's signature is really checked, once;
-//! - `citizen`, `life`: who lives at a node, birth, death and new keys;
-//! - `visits`, `talk`, `request`: links to see who is there, exchanges, and requests to a target along a path;
+//! - `citizen`, `life`: who lives at a node, birth, death, restarts and new keys;
+//! - `pace`, `visits`, `talk`, `serve`, `request`: when it asks and tests, links to see who is there, exchanges from both ends, and requests to a
+//!   target along a path;
 //! - `attackers`: nodes that do something else, as ordinary code;
 //! - `measure`: what tables are made of.
 //!
-//! Everything is what a host would run, but for this: identities share primes ([`crate::fixture::population`]), a signature is checked once
-//! and not once by each node (links check theirs each time), and tables of links and circuits are small.
+//! What a node does with its phonebook is decided by what decides it on a host: [`bulbil_core::phonebook::steward::Steward`] (whom to ask, whom to test,
+//! what counts as a failure, clock, anchors, guards), [`bulbil_core::phonebook::exchange::Pace`] (when),
+//! [`bulbil_core::phonebook::exchange::Disclosure`] (what a request says of the asker, over which path it goes), and the core's samples, readers and storage. What is around
+//! that, a host's tasks with their intervals and deadlines, is written again here for virtual time. It differs from a host in this:
+//!
+//! - identities share primes ([`crate::fixture::population`]), and a signature is checked once and not once by each node (links check theirs each time);
+//! - tables of links and circuits are small; no node runs out of file descriptors, and a link that cannot be made fails at once or never;
+//! - a node has fewer circuits than a host has places for exchanges that others begin, even over one link: there is no share for each link, and no silent
+//!   asker has to make room for another;
+//! - a steward looks at clock and phonebook every 10 s and not every second;
+//! - an answer is drawn from the phonebook as it is, and not from a list of up to a second ago;
+//! - bootstrap nodes are visited until they have been met and again when they have left the phonebook, but not because a path has failed;
+//! - a request has a path of its own each time (on a host those of one isolation key share one for ten minutes); another path is tried after 10 s without an
+//!   answer, six in all, without a pause between them, and whether the first request was delivered does not matter;
+//! - onion keys rotate by the clock alone, and not when a replay set is full; [`Plan::validity`] and [`Plan::rotation`] say when;
+//! - who is measured is looked into, and nodes of attackers, of [`Start::Extras`] and all that is switched off in [`Defences`] do less or something else than
+//!   a host, as is said there.
 
 mod attackers;
 mod citizen;
 mod geography;
 mod life;
 mod measure;
+mod pace;
 mod registry;
 mod request;
+mod serve;
 pub mod tables;
 mod talk;
 mod visits;
@@ -37,8 +55,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng};
 
 pub use self::attackers::{Gang, Trade};
-use self::citizen::ShelfMemory;
 pub use self::citizen::{Book, Citizen, Counts, Places};
+use self::citizen::{Kept, ShelfMemory};
 pub use self::geography::Geography;
 pub use self::measure::{Hold, View, bits_given_away};
 pub use self::registry::{Card, Registry};
@@ -70,10 +88,14 @@ const TOWNSMAN: Spec = Spec {
 /// A node that only answers.
 const EXTRA: Spec = Spec { links: 10, circuits: 14, cells: 400, onions: 4, origins: 2, replay: 1_024, ..TOWNSMAN };
 
+/// A node that answers no links.
+const CLIENT: Spec = Spec { answers: false, relay: false, exit: false, replay: 0, ..TOWNSMAN };
+
 /// What stands against an attacker; all of it, unless a table shows what one of them is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Defences {
-    /// Buckets by network group. Without: every address is a group of its own ([`Grouping::Address`], a setting for test networks).
+    /// Buckets by network group, and no more than two nodes of one IP address in `tried`. Without: every address and port is a group of its own
+    /// ([`Grouping::Address`], a setting for test networks).
     pub groups_in_buckets: bool,
     /// Who was met longest ago is tested before it gives way. Without: it gives way at once.
     pub test_before_evict: bool,
@@ -136,6 +158,10 @@ pub struct Plan {
     pub exit_every: usize,
     /// Whom founders know.
     pub start: Start,
+    /// Of the honest nodes that may be born later the last ones that are only clients: they answer no links.
+    pub clients: usize,
+    /// Restarts that there may be, of all nodes together.
+    pub restarts: usize,
     /// How long phonebooks are.
     pub places: Places,
     /// What stands against attackers.
@@ -174,6 +200,8 @@ impl Plan {
             gang: Gang::NONE,
             exit_every: 4,
             start: Start::AllMet,
+            clients: 0,
+            restarts: 0,
             places: Places::HOST,
             defences: Defences::ALL,
             settings: Settings::DEFAULT,
@@ -187,6 +215,13 @@ impl Plan {
             splitting: false,
             audit_stride: 10_007,
         }
+    }
+
+    /// The nodes that are only clients.
+    #[must_use]
+    pub const fn clients(&self) -> std::ops::Range<NodeIndex> {
+        let honest = self.founders + self.heirs;
+        honest - self.clients..honest
     }
 }
 
@@ -205,8 +240,10 @@ enum Alarm {
     Rotate,
     /// What attackers do from time to time.
     Trade,
-    /// Bootstrap nodes that were not met after so many tries.
+    /// A bootstrap node, by its number.
     Bootstrap(u64),
+    /// The steward looks at clock and phonebook.
+    Look,
 }
 
 impl Alarm {
@@ -219,7 +256,8 @@ impl Alarm {
             Self::Deadline(number) => number << 8 | 4,
             Self::Rotate => 5,
             Self::Trade => 6,
-            Self::Bootstrap(tries) => tries << 8 | 7,
+            Self::Bootstrap(number) => number << 8 | 7,
+            Self::Look => 8,
         }
     }
 
@@ -232,6 +270,7 @@ impl Alarm {
             4 => Self::Deadline(code >> 8),
             5 => Self::Rotate,
             7 => Self::Bootstrap(code >> 8),
+            8 => Self::Look,
             _ => Self::Trade,
         }
     }
@@ -251,22 +290,34 @@ pub struct City<'s, 'm, 'b> {
     numbers: u64,
     /// Whose name is whose.
     names: HashMap<NodeId, NodeIndex>,
+    /// What nodes that were stopped have kept.
+    kept: HashMap<NodeIndex, Kept>,
+    /// For phonebooks of nodes that start again.
+    spare: Vec<&'s mut ShelfMemory>,
 }
 
 /// Makes the network and gives it to `test`. Founders are there, and their clocks have begun.
 pub fn run<T>(plan: &Plan, test: impl FnOnce(&mut City<'_, '_, '_>) -> T) -> T {
     let honest = plan.founders + plan.heirs;
-    let all = honest + plan.gang.addresses;
+    let all = honest + plan.gang.nodes;
     let mut geography = Geography::new(plan.seed);
     let addresses: Vec<_> = (0..all)
-        .map(|node| if node < honest { geography.settle() } else { geography.rent(plan.gang.groups) })
+        .map(
+            |node| {
+                if node < honest { geography.settle() } else { geography.rent(plan.gang.addresses, plan.gang.groups) }
+            },
+        )
         .collect();
     let is_extra = |node: usize| matches!(plan.start, Start::Extras { .. }) && !(plan.founders..honest).contains(&node);
     let is_exit = |node: usize| node >= honest || node.is_multiple_of(plan.exit_every);
     let settlers: Vec<_> = (0..all)
         .map(|node| Settler {
-            spec: Spec { exit: is_exit(node), ..if is_extra(node) { EXTRA } else { TOWNSMAN } },
-            identity: Some(fixture::IDENTITIES + node),
+            spec: match (plan.clients().contains(&node), is_extra(node)) {
+                (true, _) => CLIENT,
+                (false, true) => Spec { exit: is_exit(node), ..EXTRA },
+                (false, false) => Spec { exit: is_exit(node), ..TOWNSMAN },
+            },
+            identity: (!plan.clients().contains(&node)).then_some(fixture::IDENTITIES + node),
             address: None,
             descriptor: Rc::from([]),
             resident: true,
@@ -275,11 +326,11 @@ pub fn run<T>(plan: &Plan, test: impl FnOnce(&mut City<'_, '_, '_>) -> T) -> T {
         .collect();
     let mut memory: Vec<_> =
         (0..all).map(|node| ShelfMemory::new(if is_extra(node) { Places::EXTRA } else { plan.places })).collect();
+    let mut spare: Vec<_> = (0..plan.restarts).map(|_| ShelfMemory::new(plan.places)).collect();
     settle(plan.seed, &settlers, |net| {
         let citizens = memory.iter_mut().zip(&addresses).enumerate().map(|(node, (memory, &address))| {
             let identity = fixture::IDENTITIES + node;
-            let grouping = plan.defences.grouping();
-            let mut citizen = Citizen::new(node, identity, address, plan, memory, grouping);
+            let mut citizen = Citizen::new(node, identity, address, plan, memory);
             citizen.exit = is_exit(node);
             if node >= honest {
                 citizen.trade = plan.gang.trade;
@@ -297,6 +348,8 @@ pub fn run<T>(plan: &Plan, test: impl FnOnce(&mut City<'_, '_, '_>) -> T) -> T {
             rng: ChaCha20Rng::seed_from_u64(plan.seed ^ 0x6369_7479),
             numbers: 0,
             names,
+            kept: HashMap::new(),
+            spare: spare.iter_mut().collect(),
         };
         city.found();
         test(&mut city)
@@ -382,7 +435,8 @@ impl<'s, 'm, 'b> City<'s, 'm, 'b> {
                 Alarm::Deadline(number) => self.handle_deadline(node, number),
                 Alarm::Rotate => self.rotate(node),
                 Alarm::Trade => self.ply(node),
-                Alarm::Bootstrap(tries) => self.visit_bootstrap(node, tries),
+                Alarm::Bootstrap(number) => self.visit_bootstrap(node, number as usize),
+                Alarm::Look => self.look(node),
             },
         }
     }

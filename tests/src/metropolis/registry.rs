@@ -28,20 +28,24 @@ impl Registry {
     /// # Errors
     /// As there.
     pub fn verify(&mut self, descriptor: &Descriptor, now: UnixTime) -> Result<Card, DescriptorError> {
+        let card = self.verify_stored(descriptor)?;
+        card.judge_validity(now)?;
+        Ok(card)
+    }
+
+    /// What [`VerifiedDescriptor::verify_stored`] says.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_stored(&mut self, descriptor: &Descriptor) -> Result<Card, DescriptorError> {
         self.asked += 1;
-        if descriptor.is_expired_at(now) {
-            return Err(DescriptorError::Expired);
-        }
-        if !descriptor.is_valid_at(now) {
-            return Err(DescriptorError::NotYetValid);
-        }
         let Some(hash) = hash(descriptor) else {
-            return VerifiedDescriptor::verify(descriptor.clone(), now).map(Arc::new);
+            return VerifiedDescriptor::verify_stored(descriptor.clone()).map(Arc::new);
         };
         let checked = &mut self.checked;
         let known = self.known.entry(hash).or_insert_with(|| {
             *checked += 1;
-            VerifiedDescriptor::verify(descriptor.clone(), now).ok().map(Arc::new)
+            VerifiedDescriptor::verify_stored(descriptor.clone()).ok().map(Arc::new)
         });
         known.clone().ok_or(DescriptorError::Signature)
     }

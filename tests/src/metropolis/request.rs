@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bulbil_core::crypto::onion::HopSpec;
 use bulbil_core::io::ByteStream;
-use bulbil_core::node::{ConversationId, Outcome, Suspect};
-use bulbil_core::phonebook::{Guards, LastHop, PathHop, PathRequest};
+use bulbil_core::node::{ConversationId, Outcome};
+use bulbil_core::phonebook::{Entry, HopCount, LastHop, PathHop, PathRequest};
 use bulbil_core::wire::{NodeId, OnionKey, Target};
 
 use super::{Alarm, City};
@@ -23,12 +23,25 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// The port that every request is for.
 pub(super) const PORT: u16 = 80;
 
+/// A hop of a chosen path, with what is needed to build its layer.
+pub(super) struct Hop {
+    pub(super) node: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) key: OnionKey,
+}
+
+impl Hop {
+    pub(super) const fn spec(&self) -> HopSpec<'_> {
+        HopSpec { node: self.node, key: &self.key, address: self.address }
+    }
+}
+
 /// A request on its way.
 pub(super) struct Request {
     number: u64,
     name: ConversationId,
     stream: SimStream,
-    path: Vec<NodeId>,
+    path: Vec<Hop>,
     attempt: u32,
     avoid: Vec<NodeId>,
     until: Duration,
@@ -52,23 +65,34 @@ impl City<'_, '_, '_> {
         self.attempt(node, Attempt { number: 1, avoid: Vec::new(), until });
     }
 
-    /// A path as the node would draw it now.
-    pub(super) fn draw_path(&mut self, node: NodeIndex, avoid: &[NodeId]) -> Option<Vec<PathHop>> {
+    /// A path to a target as the node would draw it now.
+    pub(super) fn draw_path(&mut self, node: NodeIndex, avoid: &[NodeId]) -> Option<Vec<Hop>> {
+        self.choose_path(node, HopCount::default(), LastHop::Exit { port: Some(PORT) }, avoid)
+    }
+
+    pub(super) fn choose_path(
+        &mut self,
+        node: NodeIndex,
+        hops: HopCount,
+        last: LastHop,
+        avoid: &[NodeId],
+    ) -> Option<Vec<Hop>> {
         let now = self.net.calendar(node);
         let (defences, avoid_failing) = (self.plan.defences, self.plan.avoid_failing);
         let citizen = &mut self.citizens[node];
-        let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
-        let avoid: Vec<NodeId> =
-            failing.map(bulbil_core::phonebook::Entry::node).chain(avoid.iter().copied()).collect();
-        let request = PathRequest {
-            strictness: defences.strictness(),
-            avoid: &avoid,
-            ..PathRequest::new(LastHop::Exit { port: Some(PORT) }, now)
+        let failing = citizen.book().iter().filter(|entry| avoid_failing && entry.failures() > 0);
+        let avoid: Vec<NodeId> = failing.map(Entry::node).chain(avoid.iter().copied()).collect();
+        let strictness = defences.strictness();
+        let request = PathRequest { hops, strictness, avoid: &avoid, ..PathRequest::new(last, now) };
+        if !defences.guards {
+            citizen.steward.forget_guards();
+        }
+        let path = citizen.steward.choose_path(&request, None, &mut citizen.rng).ok()?;
+        let book = citizen.steward.book();
+        let hop = |hop: &PathHop| {
+            Some(Hop { node: hop.node, address: hop.address, key: book.descriptor_of(hop)?.onion_key.clone() })
         };
-        let mut fresh = Guards::new();
-        let guards = if defences.guards { &mut citizen.guards } else { &mut fresh };
-        let path = citizen.book.choose_path(&request, guards, &mut citizen.rng);
-        path.ok().map(|path| path.hops().to_vec())
+        path.hops().iter().map(hop).collect()
     }
 
     fn attempt(&mut self, node: NodeIndex, attempt: Attempt) {
@@ -79,12 +103,7 @@ impl City<'_, '_, '_> {
             self.citizens[node].counts.pathless += 1;
             return;
         };
-        let keys: Vec<OnionKey> = {
-            let book = &self.citizens[node].book;
-            hops.iter().filter_map(|hop| Some(book.descriptor_of(hop)?.onion_key.clone())).collect()
-        };
-        let specs: Vec<_> =
-            hops.iter().zip(&keys).map(|(hop, key)| HopSpec { node: hop.node, key, address: hop.address }).collect();
+        let specs: Vec<_> = hops.iter().map(Hop::spec).collect();
         let target: Target = format!("city.test:{PORT}").parse().expect("a valid name");
         let number = self.number();
         let Ok((name, stream)) = self.net.converse(node, &specs, &target, b"?") else {
@@ -93,9 +112,8 @@ impl City<'_, '_, '_> {
             return;
         };
         self.net.trace(&[20, node as u64, attempt.into()]);
-        let path = hops.iter().map(|hop| hop.node).collect();
         let id = stream.id();
-        let request = Request { number, name, stream, path, attempt, avoid, until };
+        let request = Request { number, name, stream, path: hops, attempt, avoid, until };
         self.citizens[node].requests.insert(id, request);
         self.set_alarm(node, ATTEMPT.min(until - self.net.now()), Alarm::Deadline(number));
         self.read_request(node, id);
@@ -103,7 +121,7 @@ impl City<'_, '_, '_> {
 
     /// The answer may have come; answers whether it has.
     pub(super) fn read_request(&mut self, node: NodeIndex, id: StreamId) -> bool {
-        let now = self.net.calendar(node);
+        let now = self.now_of(node);
         let citizen = &mut self.citizens[node];
         let Some(request) = citizen.requests.get_mut(&id) else { return false };
         if !matches!(request.stream.try_read(&mut [0; 16]), Poll::Ready(Ok(1..))) {
@@ -113,8 +131,9 @@ impl City<'_, '_, '_> {
         citizen.counts.in_time += 1;
         citizen.counts.at_once += u64::from(attempt == 1);
         for hop in &path {
-            citizen.book.record_success(hop, now);
+            citizen.steward.handle_hop_succeeded(&hop.node, now);
         }
+        self.pass_on(node);
         self.net.trace(&[21, node as u64]);
         drop(stream);
         self.net.let_go(node, name);
@@ -128,19 +147,14 @@ impl City<'_, '_, '_> {
         if self.read_request(node, id) {
             return;
         }
-        let (now, at) = (self.net.calendar(node), self.now());
+        let at = self.now();
         let citizen = &mut self.citizens[node];
         let Some(Request { stream, path, attempt, mut avoid, until, .. }) = citizen.requests.remove(&id) else {
             return;
         };
         drop(stream);
-        if let Some(Suspect::Hop(hop)) = outcome.and_then(|outcome| outcome.suspect(path.len()))
-            && let Some(&hop) = path.get(hop.value())
-        {
-            citizen.book.record_failure(&hop, now);
-            avoid.push(hop);
-            self.hurry(node);
-        }
+        avoid.extend(outcome.and_then(|outcome| self.learn_from(node, &path, &outcome)));
+        self.handle_pace(node);
         self.net.trace(&[22, node as u64]);
         if attempt < ATTEMPTS && at < until {
             self.attempt(node, Attempt { number: attempt + 1, avoid, until });

@@ -1,55 +1,69 @@
-//! Exchanges of descriptors, from both ends: what a host's task behind the service `phonebook` does.
+//! Exchanges that a node has begun: what a host's gossip task does with one.
 
-use std::collections::{BTreeMap, HashSet};
 use std::task::Poll;
 use std::time::Duration;
 
-use bulbil_core::crypto::onion::HopSpec;
 use bulbil_core::io::ByteStream;
 use bulbil_core::node::{ConversationId, Outcome, Suspect};
 use bulbil_core::phonebook::exchange::{
-    AnswerReader, AnswerWriter, Due, Exchanged, FILTER_NODES_MAX, Filter, FilterBuilder, Pace, REQUEST_MAX_LEN,
-    Refused, Request, Salt, SampleKind, TestLoad, Want, filter_len, with_own,
+    AnswerReader, Disclosure, Exchanged, FILTER_MAX_LEN, Filter, Held, REQUEST_MAX_LEN, Refused, Request, Salt,
+    SampleKind, Want, is_joining, is_validity_fault,
 };
-use bulbil_core::phonebook::{NetworkGroup, Refusal, SAMPLE_MAX, Source, VerifiedDescriptor};
-use bulbil_core::wire::{EndReason, NodeId, Service, Target, UnixTime};
-use rand_core::Rng as _;
+use bulbil_core::phonebook::steward::Teller;
+use bulbil_core::phonebook::{HopCount, LastHop, Refusal};
+use bulbil_core::wire::{Descriptor, EndReason, NodeId, Service, Target};
 
-use super::{Alarm, Card, Citizen, City, Start, Trade};
+use super::request::Hop;
+use super::{Alarm, Card, City, Trade};
 use crate::sim::NodeIndex;
 use crate::sim::resident::{SimStream, StreamId};
 
-/// An exchange that takes longer is given up, by either side.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Exchanges that a node answers at one time.
-const PLACES: usize = 32;
+/// How long an exchange may take in all.
+const TIME: Duration = Duration::from_secs(20);
+const ONE_HOP: HopCount = HopCount::new(1).expect("one is in range");
 
 /// An exchange that the node has begun.
 pub(super) struct Asking {
     number: u64,
     name: ConversationId,
     stream: SimStream,
-    answerer: NodeId,
-    group: NetworkGroup,
+    /// The last one is asked.
+    hops: Vec<Hop>,
     request: Vec<u8>,
     sent: usize,
     finished: bool,
     reader: Box<AnswerReader>,
+    /// Nothing more comes.
+    heard_out: bool,
     outcome: Option<Outcome>,
 }
 
-/// An exchange that the node answers.
-pub(super) struct Serving {
-    number: u64,
-    name: ConversationId,
-    stream: SimStream,
-    request: Vec<u8>,
-    answer: Option<Vec<u8>>,
-    sent: usize,
+/// How to ask.
+struct Way {
+    hops: Vec<Hop>,
+    disclosure: Disclosure,
+}
+
+/// Why an exchange came to nothing.
+enum Failure {
+    /// The answer was refused.
+    Refused,
+    /// The circuit ended before the answer did.
+    Circuit(Outcome),
+    /// Nothing came for too long.
+    Late,
+}
+
+/// What became of a descriptor.
+enum Verdict {
+    Taken,
+    Refused(Refused),
+    /// Refused, and nobody blamed.
+    PassedOver(Refused),
 }
 
 /// Moves bytes to the stream; answers whether all have gone, or `None` if it is broken.
-fn write_all(stream: &mut SimStream, bytes: &[u8], sent: &mut usize) -> Option<bool> {
+pub(super) fn write_all(stream: &mut SimStream, bytes: &[u8], sent: &mut usize) -> Option<bool> {
     while *sent < bytes.len() {
         match stream.try_write(&bytes[*sent..]) {
             Poll::Pending => return Some(false),
@@ -61,147 +75,91 @@ fn write_all(stream: &mut SimStream, bytes: &[u8], sent: &mut usize) -> Option<b
 }
 
 impl City<'_, '_, '_> {
-    /// The pace of a node's tests and exchanges begins.
-    pub(super) fn begin_pace(&mut self, node: NodeIndex) {
-        if matches!(self.plan.start, Start::Extras { .. }) && !self.heirs().contains(&node) {
-            return;
-        }
-        let newcomer = self.citizens[node].book.is_empty();
-        // Nodes that know each other did not all start at this moment.
-        let wait = if newcomer { 10 } else { u64::from(self.rng.next_u32() % 60_000) };
-        let at = self.net.instant().after(Duration::from_millis(wait));
-        self.citizens[node].pace = Some(Pace::new(self.plan.settings, at));
-        self.set_alarm(node, Duration::from_millis(wait), Alarm::Pace);
+    /// Asks whom the steward names; answers `false` if there is nobody, or no way, or no room.
+    pub(super) fn begin_exchange(&mut self, node: NodeIndex) -> bool {
+        let now = self.now_of(node);
+        let citizen = &mut self.citizens[node];
+        let Some(whom) = citizen.steward.whom(now, &mut citizen.rng) else {
+            citizen.lone = true;
+            return false;
+        };
+        self.pass_on(node);
+        let Some(Way { hops, disclosure }) = self.choose_way(node, whom) else { return false };
+        let citizen = &mut self.citizens[node];
+        let announcement = citizen.own.as_ref().map(|(bytes, _)| bytes.to_vec());
+        let want = disclosure.want(citizen.last);
+        let request = if matches!(citizen.trade, Trade::Eclipse | Trade::Invent(_)) {
+            request_to_tell(announcement.as_deref())
+        } else {
+            let own = citizen.own.as_ref().map(|(_, card)| Held {
+                node: card.node(),
+                sequence: card.descriptor().sequence,
+                met: false,
+            });
+            // Who announces itself has itself, too.
+            let held: Vec<Held> = citizen.book().iter().map(Held::from).chain(own).collect();
+            let mut bits = vec![0; FILTER_MAX_LEN];
+            let filter = disclosure.filter(held.into_iter(), &mut bits, &mut citizen.rng);
+            let kind = SampleKind::Random;
+            emitted(&Request { kind, want, filter, announcement: announcement.as_deref() })
+        };
+        self.ask(node, hops, request, want)
     }
 
-    /// There is somebody to ask now, or somebody has failed, and others may know what has become of him.
-    pub(super) fn hurry(&mut self, node: NodeIndex) {
-        let now = self.net.instant();
-        if now < self.citizens[node].hurried.after(self.plan.settings.exchange_busy) {
-            return;
+    /// A node that answers links asks over one hop, a client over a whole path, over one hop only while it is joining.
+    fn choose_way(&mut self, node: NodeIndex, whom: NodeId) -> Option<Way> {
+        let path = |city: &mut Self, hops, last| city.choose_path(node, hops, last, &[]);
+        if self.citizens[node].own.is_some() {
+            let hops = path(self, ONE_HOP, LastHop::Node(whom))?;
+            return Some(Way { hops, disclosure: Disclosure::All });
         }
-        self.citizens[node].hurried = now;
-        if let Some(pace) = &mut self.citizens[node].pace {
-            pace.handle_first_contact(now);
-        }
-        self.handle_pace(node);
-    }
-
-    pub(super) fn handle_pace(&mut self, node: NodeIndex) {
-        let now = self.net.instant();
-        while let Some(due) = self.citizens[node].pace.as_mut().and_then(|pace| pace.poll(now)) {
-            match due {
-                Due::Exchange => {
-                    if !self.begin_exchange(node) {
-                        self.rest(node, Exchanged::Failed);
-                    }
-                }
-                Due::Test => {
-                    self.test(node);
-                    let calendar = self.net.calendar(node);
-                    let citizen = &mut self.citizens[node];
-                    let load = if citizen.book.wants_tests(calendar) { TestLoad::Waiting } else { TestLoad::Idle };
-                    if let Some(pace) = &mut citizen.pace {
-                        pace.handle_test_begun(load, now, &mut citizen.rng);
-                    }
-                }
+        for last in [LastHop::Node(whom), LastHop::Service] {
+            if let Some(hops) = path(self, HopCount::default(), last) {
+                return Some(Way { hops, disclosure: Disclosure::Half });
             }
         }
-        self.arm_pace(node);
-    }
-
-    /// Makes sure that the node is called when its pace is due, and not more often than that.
-    fn arm_pace(&mut self, node: NodeIndex) {
-        let now = self.net.instant();
-        let citizen = &mut self.citizens[node];
-        let Some(at) = citizen.pace.as_ref().and_then(Pace::poll_timeout) else { return };
-        let armed = citizen.armed.filter(|&armed| armed > now);
-        if armed.is_none_or(|armed| at < armed) {
-            citizen.armed = Some(at);
-            let wait = Duration::from_millis(at.millis().saturating_sub(now.millis()));
-            self.set_alarm(node, wait, Alarm::Pace);
+        if !is_joining(self.citizens[node].book(), HopCount::default(), self.plan.defences.strictness()) {
+            return None;
         }
+        let hops = path(self, ONE_HOP, LastHop::Node(whom))?;
+        Some(Way { hops, disclosure: Disclosure::Nothing })
     }
 
-    /// There may be somebody new to be tested.
-    fn handle_news(&mut self, node: NodeIndex) {
-        let (now, calendar) = (self.net.instant(), self.net.calendar(node));
-        let Citizen { pace, book, .. } = &mut self.citizens[node];
-        if let Some(pace) = pace
-            && book.wants_tests(calendar)
-        {
-            pace.handle_news(now);
-            self.arm_pace(node);
-        }
+    /// An attacker tells `victim` of somebody.
+    pub(super) fn tell(&mut self, node: NodeIndex, victim: &Card, of: &[u8]) -> bool {
+        let key = victim.descriptor().onion_key.clone();
+        let hops = vec![Hop { node: victim.node(), address: victim.address(), key }];
+        self.ask(node, hops, request_to_tell(Some(of)), Want::MAX)
     }
 
-    /// An exchange is over, or could not begin.
-    fn rest(&mut self, node: NodeIndex, exchanged: Exchanged) {
-        let now = self.net.instant();
-        let citizen = &mut self.citizens[node];
-        if let Some(pace) = &mut citizen.pace {
-            pace.handle_exchanged(exchanged, now, &mut citizen.rng);
-        }
-        self.arm_pace(node);
-    }
-
-    /// Asks a random node that was met; answers `false` if there is none, or no room.
-    fn begin_exchange(&mut self, node: NodeIndex) -> bool {
-        let now = self.net.calendar(node);
-        let citizen = &mut self.citizens[node];
-        let answerer: Option<Card> = citizen.book.sample(1, now, &mut citizen.rng, |_| false).next().cloned();
-        let announcement = citizen.own.as_ref().map(|(bytes, _)| bytes.to_vec());
-        answerer.is_some_and(|answerer| self.ask(node, &answerer, announcement.as_deref()))
-    }
-
-    /// Asks `answerer` over a circuit of one hop.
-    pub(super) fn ask(&mut self, node: NodeIndex, answerer: &Card, announcement: Option<&[u8]>) -> bool {
+    /// Asks the last of `hops`.
+    fn ask(&mut self, node: NodeIndex, hops: Vec<Hop>, request: Vec<u8>, want: Want) -> bool {
         if self.citizens[node].asking.is_some() {
             return false;
         }
-        let request = self.request_of_book(node, announcement);
-        let hop = HopSpec { node: answerer.node(), key: &answerer.descriptor().onion_key, address: answerer.address() };
+        let specs: Vec<_> = hops.iter().map(Hop::spec).collect();
         let target = Target::Service(Service::Phonebook);
-        let Ok((name, stream)) = self.net.converse(node, &[hop], &target, &[]) else { return false };
+        let Ok((name, stream)) = self.net.converse(node, &specs, &target, &[]) else { return false };
         let number = self.number();
-        self.net.trace(&[40, node as u64, u64::from(answerer.node().0[0])]);
+        let whom = hops.last().map_or(0, |hop| u64::from(hop.node.0[0]));
+        self.net.trace(&[40, node as u64, whom]);
         let citizen = &mut self.citizens[node];
         citizen.counts.asked += 1;
         citizen.asking = Some(Asking {
             number,
             name,
             stream,
-            answerer: answerer.node(),
-            group: citizen.book.group_of(answerer.address()),
+            hops,
             request,
             sent: 0,
             finished: false,
-            reader: Box::new(AnswerReader::new(Want::MAX)),
+            reader: Box::new(AnswerReader::new(want)),
+            heard_out: false,
             outcome: None,
         });
-        self.set_alarm(node, PATIENCE, Alarm::Exchange(number));
+        self.set_alarm(node, TIME, Alarm::Exchange(number));
         self.continue_asking(node);
         true
-    }
-
-    fn request_of_book(&mut self, node: NodeIndex, announcement: Option<&[u8]>) -> Vec<u8> {
-        let citizen = &mut self.citizens[node];
-        let salt = Salt::random(&mut citizen.rng);
-        if matches!(citizen.trade, Trade::Eclipse | Trade::Invent(_)) {
-            // It has everything already: it asks in order to tell.
-            let filter = Filter::new(salt, &[0xff]).expect("one byte is not too long");
-            let request = Request { kind: SampleKind::Random, want: Want::MAX, filter, announcement };
-            return emitted(&request);
-        }
-        let known = citizen.book.len().min(FILTER_NODES_MAX - 1);
-        let mut bits = vec![0; filter_len(known + 1)];
-        let mut filter = FilterBuilder::new(salt, known + 1, &mut bits);
-        for entry in citizen.book.iter().take(known) {
-            filter.insert(&entry.node(), entry.descriptor().sequence);
-        }
-        filter.insert(&citizen.id, citizen.sequence);
-        let request = Request { kind: SampleKind::Random, want: Want::MAX, filter: filter.finish(), announcement };
-        emitted(&request)
     }
 
     pub(super) fn handle_ready(&mut self, node: NodeIndex, stream: StreamId) {
@@ -216,232 +174,168 @@ impl City<'_, '_, '_> {
 
     pub(super) fn handle_over(&mut self, node: NodeIndex, name: ConversationId, outcome: Outcome) {
         if let Some(asking) = self.citizens[node].asking.as_mut().filter(|asking| asking.name == name) {
-            // What has come before is still to be read.
             asking.outcome = Some(outcome);
+            // What has come before is still to be read.
+            self.continue_asking(node);
         } else {
             self.handle_request_over(node, name, Some(outcome));
         }
     }
 
     fn continue_asking(&mut self, node: NodeIndex) {
-        let now = self.net.calendar(node);
-        let citizen = &mut self.citizens[node];
-        let Some(asking) = &mut citizen.asking else { return };
-        let mut broken = false;
+        // Taken out, so that what it brings can be told to the steward.
+        let Some(mut asking) = self.citizens[node].asking.take() else { return };
         if !asking.finished {
             match write_all(&mut asking.stream, &asking.request, &mut asking.sent) {
                 Some(true) => {
                     asking.finished = true;
-                    broken = asking.stream.finish().is_err();
+                    let _cut_off = asking.stream.finish();
                 }
                 Some(false) => {}
-                None => broken = true,
+                // An answerer may break off before it has heard all; what it has said counts.
+                None => asking.finished = true,
             }
         }
         let mut buffer = [0; 4096];
-        let ended = loop {
+        let refused = loop {
             match asking.stream.try_read(&mut buffer) {
-                Poll::Pending => break broken.then_some(Err(None)),
-                Poll::Ready(Ok(0)) => break Some(asking.reader.finish().map_err(Some)),
-                Poll::Ready(Err(_)) => break Some(Err(None)),
+                _ if asking.heard_out => break false,
+                Poll::Pending => break false,
+                Poll::Ready(Ok(0) | Err(_)) => asking.heard_out = true,
                 Poll::Ready(Ok(len)) => {
-                    let mut input = &buffer[..len];
-                    let taken = loop {
-                        match asking.reader.read(&mut input) {
-                            Ok(None) => break Ok(()),
-                            Err(refused) => break Err(refused),
-                            Ok(Some((_, descriptor))) => {
-                                citizen.counts.told += 1;
-                                let verdict =
-                                    self.registry.verify(&descriptor, now).map_err(Refused::from).and_then(|card| {
-                                        let source = Source::Peer(asking.group);
-                                        let inserted = citizen.book.insert(card, source, now);
-                                        inserted.map(|_| ()).map_err(refused_of)
-                                    });
-                                if verdict == Err(Refused::Validity) && citizen.in_doubt {
-                                    asking.reader.pass_over(Refused::Validity);
-                                } else if let Err(refused) = asking.reader.judge(verdict) {
-                                    break Err(refused);
-                                }
-                            }
-                        }
-                    };
-                    if let Err(refused) = taken {
-                        break Some(Err(Some(refused)));
+                    if self.take_in(node, &mut asking, &buffer[..len]).is_err() {
+                        break true;
                     }
                 }
             }
         };
+        let ended = if refused {
+            Some(Err(Failure::Refused))
+        } else if !asking.heard_out {
+            None
+        } else if asking.reader.is_complete() {
+            Some(Ok(()))
+        } else {
+            // The end of the pipe: of the answer, or of the circuit?
+            asking.outcome.map(|outcome| match is_failure(&outcome) {
+                true => Err(Failure::Circuit(outcome)),
+                false => asking.reader.finish().map_err(|_| Failure::Refused),
+            })
+        };
         match ended {
-            Some(ended) => self.end_exchange(node, ended),
-            None => self.net.run_resident(node),
+            Some(ended) => self.end_exchange(node, asking, ended),
+            None => {
+                self.citizens[node].asking = Some(asking);
+                self.net.run_resident(node);
+            }
         }
     }
 
-    /// The answer has ended: whole, refused, or broken off.
-    fn end_exchange(&mut self, node: NodeIndex, ended: Result<(), Option<Refused>>) {
-        let now = self.net.calendar(node);
+    /// What has come of an answer.
+    fn take_in(&mut self, node: NodeIndex, asking: &mut Asking, mut input: &[u8]) -> Result<(), Refused> {
+        let Some(teller) = asking.hops.last().map(|hop| Teller::Peer(hop.address)) else { return Ok(()) };
+        while let Some((id, descriptor)) = asking.reader.read(&mut input)? {
+            self.citizens[node].counts.told += 1;
+            match self.judge(node, id, &descriptor, teller) {
+                Verdict::Taken => asking.reader.judge(Ok(()))?,
+                Verdict::Refused(refused) => asking.reader.judge(Err(refused))?,
+                Verdict::PassedOver(refused) => asking.reader.pass_over(refused),
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies a descriptor and hands it to the steward.
+    fn judge(&mut self, node: NodeIndex, id: NodeId, descriptor: &Descriptor, teller: Teller) -> Verdict {
+        let now = self.now_of(node);
         let citizen = &mut self.citizens[node];
-        let Some(asking) = citizen.asking.take() else { return };
-        citizen.tally.add(asking.reader.tally());
-        let blamed = match (ended, asking.outcome) {
-            (Ok(()), _) => false,
-            (Err(Some(_)), _) => true,
-            // Broken off by somebody: with one hop there is nobody else, unless it was the own side.
-            (Err(None), Some(outcome)) => matches!(outcome.suspect(1), Some(Suspect::Hop(_))),
-            (Err(None), None) => true,
-        };
-        if blamed {
-            citizen.book.record_failure(&asking.answerer, now);
+        if id == citizen.id {
+            return Verdict::Refused(Refused::Own);
         }
-        let exchanged = match ended {
-            Ok(()) if asking.reader.is_full() => Exchanged::Full,
-            Ok(()) => Exchanged::Partial,
-            Err(_) => Exchanged::Failed,
+        let card = match self.registry.verify_stored(descriptor) {
+            Ok(card) => card,
+            Err(error) => return Verdict::Refused(error.into()),
         };
-        if ended.is_ok() {
-            citizen.counts.answered += 1;
-            citizen.book.record_success(&asking.answerer, now);
+        if let Err(error) = card.judge_validity(now.date) {
+            let blamed = is_validity_fault(descriptor, now.date) && !citizen.steward.is_clock_in_doubt();
+            return if blamed { Verdict::Refused(error.into()) } else { Verdict::PassedOver(error.into()) };
         }
-        let (name, over) = (asking.name, asking.outcome.is_some());
-        self.net.trace(&[41, node as u64, u64::from(ended.is_ok()), asking.reader.tally().taken()]);
-        drop(asking);
-        if !over {
+        match citizen.steward.handle_told(card, teller, now) {
+            Ok(_) => Verdict::Taken,
+            Err(Refusal::Own) => Verdict::Refused(Refused::Own),
+            Err(Refusal::NotNewer) => Verdict::Refused(Refused::NotNewer),
+            Err(Refusal::Full) => Verdict::Refused(Refused::Full),
+            Err(Refusal::Disputed) => Verdict::Refused(Refused::Disputed),
+            Err(Refusal::Expired) => Verdict::PassedOver(Refused::Validity),
+        }
+    }
+
+    /// The exchange has ended: well, refused, broken off, or late.
+    fn end_exchange(&mut self, node: NodeIndex, asking: Asking, ended: Result<(), Failure>) {
+        let now = self.now_of(node);
+        let Asking { hops, reader, name, outcome, .. } = asking;
+        let citizen = &mut self.citizens[node];
+        citizen.tally.add(reader.tally());
+        let Some(whom) = hops.last().map(|hop| hop.node) else { return };
+        self.net.trace(&[41, node as u64, u64::from(ended.is_ok()), reader.tally().taken()]);
+        let exchanged = if ended.is_ok() { reader.outcome() } else { Exchanged::Failed };
+        match ended {
+            Ok(()) => {
+                citizen.counts.answered += 1;
+                hops.iter().for_each(|hop| citizen.steward.handle_hop_succeeded(&hop.node, now));
+                citizen.steward.handle_exchanged(&whom, true, now);
+            }
+            Err(Failure::Refused) => citizen.steward.handle_exchanged(&whom, false, now),
+            // It has no room at the moment, and said so: it is there.
+            Err(Failure::Circuit(Outcome { end: Some((EndReason::Busy, by)), .. })) if by.value() + 1 == hops.len() => {
+            }
+            Err(Failure::Circuit(outcome)) => {
+                let _nobody_else_is_asked = self.learn_from(node, &hops, &outcome);
+            }
+            Err(Failure::Late) if hops.len() == 1 => citizen.steward.handle_exchanged(&whom, false, now),
+            Err(Failure::Late) => hops.iter().for_each(|hop| citizen.steward.handle_hop_doubted(&hop.node)),
+        }
+        if outcome.is_none() {
             self.net.let_go(node, name);
         }
-        self.handle_news(node);
+        self.pass_on(node);
         self.rest(node, exchanged);
     }
 
+    /// Judges how a circuit ended; answers who is to be avoided. Others may know what has become of it.
+    pub(super) fn learn_from(&mut self, node: NodeIndex, path: &[Hop], outcome: &Outcome) -> Option<NodeId> {
+        let now = self.now_of(node);
+        let steward = &mut self.citizens[node].steward;
+        let avoid = match outcome.suspect(path.len())? {
+            Suspect::Hop(hop) => path.get(hop.value()).map(|hop| hop.node),
+            Suspect::Somebody => None,
+        };
+        match &avoid {
+            Some(hop) => steward.handle_hop_failed(hop, now),
+            None => path.iter().for_each(|hop| steward.handle_hop_doubted(&hop.node)),
+        }
+        self.handle_path_failed(node);
+        self.pass_on(node);
+        avoid
+    }
+
     pub(super) fn handle_late_exchange(&mut self, node: NodeIndex, number: u64) {
-        if self.citizens[node].asking.as_ref().is_some_and(|asking| asking.number == number) {
-            self.end_exchange(node, Err(None));
+        let late = self.citizens[node].asking.take_if(|asking| asking.number == number);
+        if let Some(asking) = late {
+            self.end_exchange(node, asking, Err(Failure::Late));
         }
     }
+}
 
-    /// The node is the last hop of a circuit.
-    pub(super) fn handle_asked(&mut self, node: NodeIndex, name: ConversationId, target: &Target) {
-        if !matches!(target, Target::Service(Service::Phonebook)) {
-            self.answer_as_target(node, name);
-            return;
-        }
-        let full = self.citizens[node].serving.len() >= PLACES;
-        let Some(stream) = self.net.serve(node, name, full.then_some(EndReason::Busy)) else { return };
-        let (id, number) = (stream.id(), self.number());
-        let serving = Serving { number, name, stream, request: Vec::new(), answer: None, sent: 0 };
-        self.citizens[node].serving.insert(id, serving);
-        self.set_alarm(node, PATIENCE, Alarm::Serving(number));
-        self.continue_serving(node, id);
-    }
+/// Whether a circuit with this outcome has ended otherwise than well.
+const fn is_failure(outcome: &Outcome) -> bool {
+    !matches!((outcome.end, outcome.close), (Some((EndReason::Done, _)), _) | (None, None))
+}
 
-    pub(super) fn handle_late_service(&mut self, node: NodeIndex, number: u64) {
-        let serving = &self.citizens[node].serving;
-        let late = serving.iter().find(|(_, serving)| serving.number == number).map(|(id, _)| *id);
-        if late.and_then(|id| self.citizens[node].serving.remove(&id)).is_some() {
-            self.net.run_resident(node);
-        }
-    }
-
-    fn continue_serving(&mut self, node: NodeIndex, id: StreamId) {
-        let Some(mut serving) = self.citizens[node].serving.remove(&id) else { return };
-        if serving.answer.is_none() {
-            let mut buffer = [0; 4096];
-            loop {
-                match serving.stream.try_read(&mut buffer) {
-                    Poll::Pending => break,
-                    Poll::Ready(Err(_)) => {
-                        drop(serving);
-                        self.net.run_resident(node);
-                        return;
-                    }
-                    Poll::Ready(Ok(0)) => {
-                        serving.answer = self.answer(node, &serving.request);
-                        if serving.answer.is_none() {
-                            self.net.fail(node, serving.name, EndReason::Protocol);
-                            return;
-                        }
-                        break;
-                    }
-                    Poll::Ready(Ok(len)) => {
-                        serving.request.extend_from_slice(&buffer[..len]);
-                        if serving.request.len() > REQUEST_MAX_LEN {
-                            self.net.fail(node, serving.name, EndReason::Protocol);
-                            return;
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(answer) = &serving.answer {
-            match write_all(&mut serving.stream, answer, &mut serving.sent) {
-                Some(false) => {}
-                Some(true) => {
-                    let _gone = serving.stream.finish();
-                    self.citizens[node].counts.served += 1;
-                    drop(serving);
-                    self.net.run_resident(node);
-                    return;
-                }
-                None => {
-                    drop(serving);
-                    self.net.run_resident(node);
-                    return;
-                }
-            }
-        }
-        self.citizens[node].serving.insert(id, serving);
-        self.net.run_resident(node);
-    }
-
-    /// The answer to a request; `None` if that is malformed.
-    fn answer(&mut self, node: NodeIndex, request: &[u8]) -> Option<Vec<u8>> {
-        let request = Request::parse(request).ok()?;
-        let now = self.net.calendar(node);
-        let announced = request.announced().and_then(Result::ok);
-        let announced = announced.and_then(|descriptor| self.registry.verify(&descriptor, now).ok());
-        let citizen = &mut self.citizens[node];
-        if let Some(card) = announced {
-            citizen.counts.announced += 1;
-            let _full_or_known = citizen.book.insert(card, Source::Announced, now);
-            self.handle_news(node);
-        }
-        if self.citizens[node].trade != Trade::Honest
-            && let Some(answer) = self.false_answer(node, &request)
-        {
-            return Some(answer);
-        }
-        self.honest_answer(node, &request, now)
-    }
-
-    pub(super) fn honest_answer(&mut self, node: NodeIndex, request: &Request<'_>, now: UnixTime) -> Option<Vec<u8>> {
-        let only_met = self.plan.defences.only_met_passed_on;
-        let avoid_failing = self.plan.avoid_failing;
-        let citizen = &mut self.citizens[node];
-        let failing = citizen.book.iter().filter(|entry| avoid_failing && entry.failures() > 0);
-        let failing: HashSet<NodeId> = failing.map(bulbil_core::phonebook::Entry::node).collect();
-        let held = |card: &VerifiedDescriptor| {
-            failing.contains(&card.node()) || request.filter.holds(&card.node(), card.descriptor().sequence)
-        };
-        let own = citizen.own.as_ref().map(|(_, card)| card.clone()).filter(|card| !held(card));
-        let want = usize::from(request.want.value()) - usize::from(own.is_some());
-        let cards: Vec<Card> = match request.kind {
-            SampleKind::Epoch => citizen.book.epoch_sample(want, now).filter(|card| !held(card)).cloned().collect(),
-            SampleKind::Random if only_met => citizen.book.sample(want, now, &mut citizen.rng, held).cloned().collect(),
-            SampleKind::Random => {
-                // All that are known, met or not: what this node does not do.
-                let known = citizen.book.iter().filter(|entry| entry.is_valid_at(now) && !entry.is_disputed());
-                let mut known: Vec<Card> = known.map(|entry| entry.card().clone()).filter(|card| !held(card)).collect();
-                while known.len() > want {
-                    let gone = citizen.rng.next_u64() as usize % known.len();
-                    known.swap_remove(gone);
-                }
-                known.sort_unstable_by_key(|card| card.node());
-                known
-            }
-        };
-        debug_assert!(cards.len() <= SAMPLE_MAX);
-        answer_of(cards.iter().map(|card| &**card), own.as_deref(), request.want)
-    }
+/// Of somebody who has everything already: he asks in order to tell.
+fn request_to_tell(announcement: Option<&[u8]>) -> Vec<u8> {
+    let filter = Filter::new(Salt([7; 8]), &[0xff]).expect("one byte is not too long");
+    emitted(&Request { kind: SampleKind::Random, want: Want::MAX, filter, announcement })
 }
 
 fn emitted(request: &Request<'_>) -> Vec<u8> {
@@ -449,29 +343,4 @@ fn emitted(request: &Request<'_>) -> Vec<u8> {
     let len = request.emit(&mut bytes).expect("descriptors are well made");
     bytes.truncate(len);
     bytes
-}
-
-/// An answer in one piece.
-pub(super) fn answer_of<'d>(
-    cards: impl Iterator<Item = &'d VerifiedDescriptor>,
-    own: Option<&'d VerifiedDescriptor>,
-    want: Want,
-) -> Option<Vec<u8>> {
-    let cards: BTreeMap<NodeId, &VerifiedDescriptor> = with_own(cards, own).map(|card| (card.node(), card)).collect();
-    let mut writer = AnswerWriter::new(cards.len(), want)?;
-    let mut cards = cards.into_values();
-    let mut bytes = vec![0; 2 + cards.len() * 2_048];
-    let len = writer.fill(&mut cards, &mut bytes).ok()?;
-    bytes.truncate(len);
-    writer.is_complete().then_some(bytes)
-}
-
-const fn refused_of(refusal: Refusal) -> Refused {
-    match refusal {
-        Refusal::Own => Refused::Own,
-        Refusal::Expired => Refused::Validity,
-        Refusal::NotNewer => Refused::NotNewer,
-        Refusal::Full => Refused::Full,
-        Refusal::Disputed => Refused::Disputed,
-    }
 }

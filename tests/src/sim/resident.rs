@@ -144,6 +144,19 @@ impl Network<'_, '_> {
         self.nodes[node].dead = true;
     }
 
+    /// The node's links break, and none is made with it any more.
+    pub(crate) fn unplug(&mut self, node: NodeIndex) {
+        let links = self.links_between(node, None);
+        let mut world = self.world.borrow_mut();
+        links.into_iter().for_each(|end| world.cut(end));
+        world.unplugged.insert(node);
+    }
+
+    /// Links can be made with the node again.
+    pub(crate) fn plug(&mut self, node: NodeIndex) {
+        self.world.borrow_mut().unplugged.remove(&node);
+    }
+
     /// What the node shows of itself from now on.
     pub(crate) fn set_descriptor(&mut self, node: NodeIndex, descriptor: Rc<[u8]>) {
         self.nodes[node].shell.descriptor = descriptor;

@@ -102,7 +102,8 @@ impl Network<'_, '_> {
                 let answerer = {
                     let mut world = self.world.borrow_mut();
                     let answerer = world.addresses.get(&address).copied();
-                    answerer.filter(|_| !world.loses_connect())
+                    let answerer = answerer.filter(|_| !world.loses_connect());
+                    answerer.filter(|to| [node, *to].iter().all(|end| !world.unplugged.contains(end)))
                 };
                 if answerer.is_some_and(|answerer| self.nodes[answerer].dead) {
                     // Nothing comes back.

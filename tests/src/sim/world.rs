@@ -85,6 +85,8 @@ pub(super) struct World {
     pub(super) connects_lost: u64,
     /// Microseconds that a link lives on average before it is cut; 0 if it is not.
     pub(super) link_life: u64,
+    /// Nodes that are cut off from all others.
+    pub(super) unplugged: BTreeSet<NodeIndex>,
 }
 
 /// The world, shared by the streams in it.
@@ -108,6 +110,7 @@ impl World {
             splitting: true,
             connects_lost: 0,
             link_life: 0,
+            unplugged: BTreeSet::new(),
         }
     }
 

@@ -40,25 +40,33 @@ fn own_and_expired_descriptors_are_refused() {
 }
 
 #[test]
-fn expired_then_failing_then_unmet_then_oldest_give_way() {
-    let mut room = Room::new(1, 4);
+fn expired_then_failing_then_surplus_then_the_lot_decide_who_gives_way() {
+    let mut room = Room::new(1, 5);
     let mut book = room.book();
-    let from = |number, from| with(number, |d| d.valid_from = UnixTime(from));
-    book.insert(from(9, 1), Source::Met, NOW).unwrap();
-    // 1 is oldest, 2 has failed, 3 expires soon, 8 was met but has no place in `tried`.
-    book.insert(from(1, 10), PEER, NOW).unwrap();
-    book.insert(from(2, 30), PEER, NOW).unwrap();
-    book.insert(with(3, |d| (d.valid_from, d.valid_until) = (UnixTime(20), NOW)), PEER, NOW).unwrap();
-    book.insert(from(8, 5), Source::Met, NOW).unwrap();
-    book.record_failure(&node(2), NOW);
+    // The first of these keep their places longest.
+    let mut lots: Vec<u16> = (10..20).collect();
+    lots.sort_unstable_by_key(|&number| book.key.lot(&node(number)));
+    let long_ago = UnixTime(NOW.0 - 4000);
+    book.insert(with(9, |_| ()), Source::Met, long_ago).unwrap();
+    // 1 waits for the place of 9, 2 has failed, 3 expires soon, 4 was met as well, but nobody is asked for its sake.
+    book.insert(with(1, |_| ()), Source::Met, NOW).unwrap();
+    book.insert(with(2, |_| ()), PEER, NOW).unwrap();
+    book.insert(with(3, |d| d.valid_until = NOW), PEER, NOW).unwrap();
+    book.insert(with(4, |_| ()), Source::Met, NOW).unwrap();
+    book.insert(with(lots[5], |_| ()), PEER, NOW).unwrap();
+    book.record_failure(&node(2), true, NOW);
     let now = later(61);
-    assert_eq!(book.insert(from(4, 40), PEER, now), Ok(Inserted::Evicted(node(3))));
-    assert_eq!(book.insert(from(5, 50), PEER, now), Ok(Inserted::Evicted(node(2))));
-    assert_eq!(book.insert(from(6, 60), PEER, now), Ok(Inserted::Evicted(node(1))));
-    assert_eq!(book.insert(from(7, 40), PEER, now), Err(Refusal::Full), "not younger");
-    assert_eq!(book.insert(from(7, 39), PEER, now), Err(Refusal::Full));
-    assert_eq!(book.counts(), Counts { tried: 1, new: 4, disputed: 0, pinned: 0 });
-    assert!(book.get(&node(8)).is_some() && book.get(&node(9)).unwrap().is_tried());
+    let eager = |number| with(number, |d| (d.valid_from, d.valid_until) = (now, later(u32::MAX.into())));
+    assert_eq!(book.insert(eager(lots[4]), PEER, now), Ok(Inserted::Evicted(node(3))));
+    assert_eq!(book.insert(eager(lots[9]), PEER, now), Ok(Inserted::Evicted(node(2))));
+    assert_eq!(book.insert(eager(lots[8]), PEER, now), Ok(Inserted::Evicted(node(4))));
+    assert_eq!(book.insert(eager(lots[7]), PEER, now), Ok(Inserted::Evicted(node(lots[9]))));
+    assert_eq!(book.insert(eager(lots[9]), PEER, now), Err(Refusal::Full), "whatever time it claims");
+    for (better, worse) in [(0, 8), (1, 7), (2, 5), (3, 4)] {
+        assert_eq!(book.insert(eager(lots[better]), PEER, now), Ok(Inserted::Evicted(node(lots[worse]))));
+    }
+    assert_eq!(book.counts(), Counts { tried: 1, new: 5, disputed: 0, pinned: 0 });
+    assert!(book.get(&node(1)).is_some() && book.get(&node(9)).unwrap().is_tried());
 }
 
 #[test]
@@ -66,21 +74,21 @@ fn pinned_nodes_never_give_way() {
     let mut room = Room::new(1, 2);
     let mut book = room.book();
     book.insert(with(1, |d| d.valid_until = NOW), PEER, NOW).unwrap();
-    book.insert(with(2, |d| d.valid_from = UnixTime(1)), PEER, NOW).unwrap();
+    book.insert(with(2, |d| d.valid_until = NOW), PEER, NOW).unwrap();
     assert!(book.set_pinned(&node(1), true));
     assert!(!book.set_pinned(&node(9), true));
     let mut now = later(1000);
     assert_eq!(book.insert(with(3, |_| ()), PEER, now), Ok(Inserted::Evicted(node(2))));
     for _ in 0..FAILURES_MAX + 1 {
         now = UnixTime(now.0 + 3840);
-        assert!(!book.record_failure(&node(1), now));
+        assert!(!book.record_failure(&node(1), true, now));
     }
     book.remove_expired(now);
     assert!(book.get(&node(1)).unwrap().is_pinned());
     book.set_pinned(&node(3), true);
-    assert_eq!(book.insert(with(4, |d| d.valid_from = NOW), PEER, now), Err(Refusal::Full));
+    assert_eq!(book.insert(with(4, |_| ()), PEER, now), Err(Refusal::Full));
     book.set_pinned(&node(1), false);
-    assert_eq!(book.insert(with(4, |d| d.valid_from = NOW), PEER, now), Ok(Inserted::Evicted(node(1))));
+    assert_eq!(book.insert(with(4, |_| ()), PEER, now), Ok(Inserted::Evicted(node(1))));
 
     // Nor in `tried`, and the owner answers for where they are.
     let mut room = Room::new(1, 1);
@@ -109,16 +117,40 @@ fn expired_nodes_are_removed_unless_the_clock_is_in_doubt() {
     book.remove_expired(later(61));
     book.remove_expired(later(1_000_000));
     assert_eq!(book.len(), 3);
-    // Nor does an expired one give way for that: 4 is older, so there is no reason for it.
-    book.insert(with(5, |_| ()), PEER, later(61)).unwrap();
-    assert_eq!(book.insert(with(4, |d| d.valid_from = UnixTime(1)), PEER, later(61)), Err(Refusal::Full));
+    // Nor does an expired one give way for that: only the lot counts.
+    let lot = |number: u16| book.key.lot(&node(number));
+    let better = (10..).find(|&number| lot(number) < lot(2)).unwrap();
+    let worse = (10..).find(|&number| lot(number) > lot(2)).unwrap();
+    book.insert(with(better, |_| ()), PEER, later(61)).unwrap();
+    assert_eq!(book.insert(with(worse, |_| ()), PEER, later(61)), Err(Refusal::Full));
     book.set_clock_in_doubt(false);
     book.remove_expired(later(61));
     let mut left: Vec<_> = book.iter().map(Entry::node).collect();
     left.sort_unstable();
-    let mut expected = [node(3), node(5)];
+    let mut expected = [1, 3, better].map(node);
     expected.sort_unstable();
-    assert_eq!(left, expected);
+    assert_eq!(left, expected, "1 was met, and so waits for a test");
+}
+
+#[test]
+fn a_constrained_node_forgets_nobody_whom_it_has_met_either() {
+    let epoch = Epoch::at(later(61));
+    let mut ranked: Vec<u16> = (0..20).collect();
+    ranked.sort_unstable_by_key(|&number| epoch.rank(&node(number)));
+    let mut room = Room::new(0, 2);
+    let mut book = room.book();
+    let brief = |number| with(number, |d| d.valid_until = NOW);
+    book.insert(brief(ranked[3]), Source::Met, NOW).unwrap();
+    book.insert(brief(ranked[0]), PEER, NOW).unwrap();
+    assert_eq!(book.insert(with(ranked[9], |_| ()), PEER, later(61)), Ok(Inserted::Evicted(node(ranked[0]))));
+    assert_eq!(book.insert(with(ranked[5], |_| ()), PEER, later(61)), Ok(Inserted::Evicted(node(ranked[9]))));
+    book.remove_expired(later(61));
+    assert_eq!(book.len(), 2);
+    assert_eq!(book.next_test(later(61), &mut super::super::testing::rng(1)).map(|_| ()), Some(()));
+    // Its rank is what it gives way for, as any other's.
+    assert_eq!(book.insert(with(ranked[4], |_| ()), PEER, later(61)), Ok(Inserted::Evicted(node(ranked[5]))));
+    assert_eq!(book.insert(with(ranked[1], |_| ()), PEER, later(61)), Ok(Inserted::Evicted(node(ranked[4]))));
+    assert_eq!(book.insert(with(ranked[2], |_| ()), PEER, later(61)), Ok(Inserted::Evicted(node(ranked[3]))));
 }
 
 #[test]
@@ -203,12 +235,12 @@ fn a_source_with_100_000_descriptors_changes_its_share_of_the_buckets() {
     let mut book = room.book();
     let mut refused = 0;
     for number in 0..100_000u32 {
-        // Younger than all others, so that nothing but the buckets stands in the way; from as many groups as there are.
-        let mut descriptor = numbered(number.wrapping_mul(0x9e37_79b1));
-        descriptor.valid_from = UnixTime(NOW.0 - 10);
+        // From as many groups as there are.
+        let descriptor = numbered(number.wrapping_mul(0x9e37_79b1));
         refused += u32::from(book.insert(shared(descriptor), PEER, NOW) == Err(Refusal::Full));
     }
-    assert!(refused > 99_000, "{refused}");
+    // What comes later needs an ever better lot: 32 (1 + 1/2 + ... + 1/n) of n newcomers to a bucket find a place at all.
+    assert!(refused > 98_000, "{refused}");
     assert_eq!(changed_buckets(&before, &room), [0, 8]);
 }
 
@@ -370,7 +402,7 @@ impl Reference {
         let meant = |other: u16| number.is_none_or(|number| number == other);
         self.disputes.retain(|&other, until| !(meant(other) && over(*until)));
         self.nodes.retain(|&other, known| {
-            let gone = meant(other) && over(known.until) && (known.disputed || number.is_none());
+            let gone = meant(other) && over(known.until) && (known.disputed || number.is_none() && known.met.is_none());
             if gone && known.pinned {
                 known.disputed = false;
             }
@@ -423,7 +455,7 @@ impl Reference {
             }
             return Ok(());
         }
-        if !(met && here) {
+        if !(met && here) || known.until.0 + 60 < now.0 {
             return Err(Refusal::NotNewer);
         }
         (known.met, known.failures, known.last_failure) = (Some(now), 0, UnixTime(0));
@@ -475,7 +507,7 @@ proptest! {
                     reference.nodes.remove(&number);
                 }
                 Step::Fail(number) => {
-                    prop_assert_eq!(book.record_failure(&node(number), now), reference.fail(number, now));
+                    prop_assert_eq!(book.record_failure(&node(number), true, now), reference.fail(number, now));
                 }
                 Step::Succeed(number) => {
                     book.record_success(&node(number), now);
@@ -544,7 +576,7 @@ proptest! {
                 }
                 Step::Fail(number) => {
                     let known = book.get(&node(number)).is_some();
-                    let dropped = book.record_failure(&node(number), now);
+                    let dropped = book.record_failure(&node(number), true, now);
                     prop_assert!(!dropped || known);
                     prop_assert_eq!(dropped, known && book.get(&node(number)).is_none());
                 }
@@ -560,8 +592,11 @@ proptest! {
                     }
                 }
                 Step::Expire => {
+                    let stays = |entry: &&Entry<Card>| entry.is_pinned() || entry.is_tried() && !entry.is_disputed();
+                    let staying: Vec<_> = book.iter().filter(stays).map(Entry::node).collect();
                     book.remove_expired(now);
-                    prop_assert!(book.iter().all(|entry| entry.is_pinned() || !entry.is_expired_at(now)));
+                    prop_assert!(staying.iter().all(|id| book.get(id).is_some()));
+                    prop_assert!(book.iter().all(|entry| stays(&entry) || !entry.is_expired_at(now)));
                 }
             }
             for (id, sequence, pinned) in before {

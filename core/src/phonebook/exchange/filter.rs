@@ -13,7 +13,8 @@ pub const SALT_LEN: usize = 8;
 /// Longest filter in bytes.
 pub const FILTER_MAX_LEN: usize = 4096;
 /// Most nodes for which a filter has its ten bits each. With twice as many it hides one in nine of those that the asker lacks, with
-/// three times as many one in three: whoever knows more puts a random part of them in, and is told of the others again.
+/// three times as many one in three: whoever knows more puts a random part of them in ([`super::Disclosure`]), and is told of the others
+/// again.
 pub const FILTER_NODES_MAX: usize = 8 * FILTER_MAX_LEN / BITS_PER_NODE;
 
 const BITS_PER_NODE: usize = 10;

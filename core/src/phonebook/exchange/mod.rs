@@ -1,11 +1,13 @@
 //! The exchange of descriptors between nodes, `PROTOCOL.md` section 18.3: a conversation with the service `phonebook`, one request and one answer.
 //!
-//! The answerer reads a [`Request`] of bounded length, draws a sample of what its phonebook's owner wants to pass on and the request's
-//! [`Filter`] does not hold, and lets an [`AnswerWriter`] turn it into bytes. The asker feeds what comes to an [`AnswerReader`], which gives one
-//! descriptor after the other, and says of each what it makes of it; what is refused is counted by kind in a [`Tally`]. When to ask, and
-//! when to test a node, a [`Pace`] says. Nothing here keeps descriptors: an answer of 240 KB passes through the room of one.
+//! The answerer reads a [`Request`] of bounded length, draws a sample ([`draw_sample`]) of what its phonebook's owner wants to pass on and the
+//! request's [`Filter`] does not hold, and lets an [`AnswerWriter`] turn it into bytes. The asker feeds what comes to an [`AnswerReader`], which gives one
+//! descriptor after the other, and says of each what it makes of it; what is refused is counted by kind in a [`Tally`]. What the asker
+//! tells of itself is a matter of its [`Disclosure`]; when to ask, and when to test a node, a [`Pace`] says. Nothing here keeps descriptors: an answer of 240 KB passes through the room of one.
 
 mod answer;
+mod disclosure;
+mod draw;
 mod filter;
 mod pace;
 mod reader;
@@ -13,11 +15,13 @@ mod request;
 mod tally;
 
 pub use answer::{AnswerWriter, with_own};
+pub use disclosure::{Disclosure, Held, is_joining};
+pub use draw::draw_sample;
 pub use filter::{FILTER_MAX_LEN, FILTER_NODES_MAX, Filter, FilterBuilder, SALT_LEN, Salt, filter_len};
 pub use pace::{Due, Exchanged, Pace, Settings, TestLoad};
 pub use reader::AnswerReader;
 pub use request::{REQUEST_MAX_LEN, Request, SampleKind};
-pub use tally::{Refused, Tally};
+pub use tally::{Refused, Tally, is_validity_fault};
 
 use crate::wire::WireError;
 use crate::wire::descriptor::DESCRIPTOR_MAX_LEN;

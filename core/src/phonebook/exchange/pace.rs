@@ -41,9 +41,9 @@ pub enum Due {
 /// What came of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Exchanged {
-    /// As many descriptors as were wanted: there is more to be had.
+    /// As many descriptors as were wanted, and enough of them new: there is more to be had.
     Full,
-    /// Fewer.
+    /// Fewer, or little that was new.
     Partial,
     /// No answer, or one that was refused; or there was nobody to ask.
     Failed,
@@ -66,6 +66,12 @@ pub struct Pace {
     exchange: Option<Instant>,
     /// Exchanges in a row that failed.
     failures: u8,
+    /// When the last exchange was over.
+    exchanged: Option<Instant>,
+    /// When the last path failed.
+    path_failed: Option<Instant>,
+    /// Since the last exchange, before a path that fails brings the next one forward.
+    spacing: Duration,
     /// `None` between [`Due::Test`] and its answer.
     test: Option<Instant>,
     /// When the last test began.
@@ -76,7 +82,16 @@ impl Pace {
     /// Everything is due at `now`.
     #[must_use]
     pub const fn new(settings: Settings, now: Instant) -> Self {
-        Self { settings, exchange: Some(now), failures: 0, test: Some(now), tested: None }
+        Self {
+            settings,
+            exchange: Some(now),
+            failures: 0,
+            exchanged: None,
+            path_failed: None,
+            spacing: settings.exchange_busy,
+            test: Some(now),
+            tested: None,
+        }
     }
 
     /// What is due, each once until it is answered.
@@ -108,7 +123,7 @@ impl Pace {
                 exchange_busy.saturating_mul(factor).min(exchange)
             }
         };
-        self.exchange = Some(now.after(jitter(span, rng)));
+        (self.exchange, self.exchanged) = (Some(now.after(jitter(span, rng))), Some(now));
     }
 
     /// A test has begun, or there was nobody to test; `load` is what is left.
@@ -124,6 +139,22 @@ impl Pace {
     pub fn handle_news(&mut self, now: Instant) {
         let soonest = self.tested.map_or(now, |tested| tested.after(self.settings.test).max(now));
         self.test = self.test.map(|at| at.min(soonest));
+    }
+
+    /// A path has failed, and others may know what has become of its hops: the next exchange is brought forward, to [`Settings::exchange_busy`] after the
+    /// last one if that has not passed, and to twice as long after it each further time, up to [`Settings::exchange`], until no path has failed for
+    /// that long. For whoever can spoil one path after the other must not decide how often others are asked.
+    pub fn handle_path_failed(&mut self, now: Instant) {
+        let Settings { exchange, exchange_busy, .. } = self.settings;
+        let Some(due) = self.exchange else { return };
+        if self.path_failed.replace(now).is_none_or(|last| last.after(exchange) <= now) {
+            (self.spacing, self.failures) = (exchange_busy, 0);
+        }
+        let soonest = self.exchanged.map_or(now, |last| last.after(self.spacing).max(now));
+        if soonest < due {
+            self.exchange = Some(soonest);
+            self.spacing = self.spacing.saturating_mul(2).min(exchange);
+        }
     }
 
     /// There is somebody to ask, and before there was nobody: at once, unless an exchange goes on.
@@ -211,6 +242,48 @@ mod tests {
     }
 
     #[test]
+    fn whoever_spoils_every_path_makes_a_node_ask_hardly_more_often() {
+        let (mut pace, mut rng) = begun();
+        pace.handle_exchanged(Exchanged::Partial, at(100), &mut rng);
+        let mut asked = std::vec::Vec::new();
+        for second in 100..100 + 3600 {
+            pace.handle_path_failed(at(second));
+            if pace.poll(at(second)) == Some(Due::Exchange) {
+                asked.push(second - 100);
+                pace.handle_path_failed(at(second));
+                assert_eq!(pace.exchange, None, "one goes on");
+                pace.handle_exchanged(Exchanged::Partial, at(second), &mut rng);
+            }
+        }
+        assert_eq!(asked[..5], [2, 6, 14, 30, 62]);
+        // One a minute, give or take a fifth, would be 60.
+        assert!((60..=70).contains(&asked.len()), "{asked:?}");
+
+        // As soon as no path has failed for as long as from exchange to exchange, the next one that does counts as the first one did.
+        let last = 100 + 3600 - 1;
+        for (quiet, spacing) in [(59, 60), (60, 2)] {
+            let mut pace = pace.clone();
+            pace.exchange = None;
+            pace.handle_exchanged(Exchanged::Partial, at(last + quiet), &mut rng);
+            let due = pace.exchange.unwrap();
+            pace.handle_path_failed(at(last + quiet));
+            assert_eq!(pace.exchange, Some(due.min(at(last + quiet + spacing))));
+        }
+    }
+
+    #[test]
+    fn a_path_that_fails_does_not_put_an_exchange_off() {
+        let (mut pace, mut rng) = begun();
+        pace.handle_exchanged(Exchanged::Partial, at(100), &mut rng);
+        (0..3).for_each(|_| pace.handle_path_failed(at(101)));
+        assert_eq!([101, 102].map(|second| pace.poll(at(second))), [None, Some(Due::Exchange)]);
+        pace.handle_exchanged(Exchanged::Full, at(102), &mut rng);
+        let due = pace.exchange;
+        pace.handle_path_failed(at(102));
+        assert_eq!(pace.exchange, due);
+    }
+
+    #[test]
     fn tests_follow_each_other_sooner_while_somebody_waits() {
         let (mut pace, mut rng) = begun();
         pace.handle_test_begun(TestLoad::Waiting, at(100), &mut rng);
@@ -247,7 +320,7 @@ mod tests {
         #[test]
         fn any_settings_go_on_for_ever(
             spans in any::<[Duration; 4]>(),
-            events in proptest::collection::vec((0u8..6, 0u64..1_000_000), 0..60),
+            events in proptest::collection::vec((0u8..7, 0u64..1_000_000), 0..60),
         ) {
             let [exchange, exchange_busy, test, test_idle] = spans;
             let mut pace = Pace::new(Settings { exchange, exchange_busy, test, test_idle }, at(0));
@@ -262,6 +335,7 @@ mod tests {
                     2 if open.1 => pace.handle_test_begun(TestLoad::Waiting, now, &mut rng),
                     3 => pace.handle_news(now),
                     4 => pace.handle_first_contact(now),
+                    5 => pace.handle_path_failed(now),
                     _ => match pace.poll(now) {
                         Some(Due::Exchange) => prop_assert!(!core::mem::replace(&mut open.0, true)),
                         Some(Due::Test) => prop_assert!(!core::mem::replace(&mut open.1, true)),

@@ -1,6 +1,6 @@
 //! An answer as it comes, in pieces of any size: one descriptor after the other, in the room of one. `PROTOCOL.md` section 18.3.
 
-use super::{ANSWER_HEADER_LEN, EXCHANGE_VERSION, LENGTH_LEN, Refused, Tally, Want};
+use super::{ANSWER_HEADER_LEN, EXCHANGE_VERSION, Exchanged, LENGTH_LEN, Refused, Tally, Want};
 use crate::wire::descriptor::{DESCRIPTOR_MAX_LEN, DESCRIPTOR_MIN_LEN};
 use crate::wire::{Descriptor, NodeId};
 
@@ -181,7 +181,14 @@ impl AnswerReader {
         self.stage == Stage::Complete
     }
 
-    /// Whether the answer has as many descriptors as were wanted: there is more where it came from.
+    /// What a whole answer comes to: whether it is worth while to ask again soon. It is if there were as many descriptors as were wanted and at least a
+    /// quarter of them was taken: who does not say all that it knows, or cannot, is told of known nodes however few it lacks.
+    #[must_use]
+    pub const fn outcome(&self) -> Exchanged {
+        if self.is_full() && 4 * self.tally.taken() >= self.count as u64 { Exchanged::Full } else { Exchanged::Partial }
+    }
+
+    /// Whether the answer has as many descriptors as were wanted.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.count == self.want.value()
@@ -354,6 +361,26 @@ mod tests {
             assert_eq!(reader.is_full(), full);
         }
         assert!(!AnswerReader::new(want(1)).is_full());
+    }
+
+    #[test]
+    fn more_is_to_be_had_where_a_quarter_was_new() {
+        let bytes = answer(5, &descriptors(5));
+        for (wanted, taken, outcome) in [
+            (5, 0, Exchanged::Partial),
+            (5, 1, Exchanged::Partial),
+            (5, 2, Exchanged::Full),
+            (5, 5, Exchanged::Full),
+            (6, 5, Exchanged::Partial),
+        ] {
+            let mut reader = AnswerReader::new(want(wanted));
+            let mut rest = &bytes[..];
+            for at in 0..5 {
+                assert!(reader.read(&mut rest).unwrap().is_some());
+                reader.judge(if at < taken { Ok(()) } else { Err(Refused::NotNewer) }).unwrap();
+            }
+            assert_eq!(reader.outcome(), outcome, "{taken} of {wanted}");
+        }
     }
 
     proptest! {

@@ -1,6 +1,10 @@
 //! What was refused of answers, counted by kind.
 
-use crate::phonebook::DescriptorError;
+use core::time::Duration;
+
+use crate::phonebook::{CLOCK_TOLERANCE, DescriptorError};
+use crate::wire::descriptor::VALIDITY_GRACE;
+use crate::wire::{Descriptor, UnixTime};
 
 /// Why a descriptor, or the rest of an answer, is not taken. `PROTOCOL.md` section 18.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,7 +24,7 @@ pub enum Refused {
     CutOff,
     /// A descriptor is not signed by its node.
     Signature,
-    /// A descriptor's validity does not hold now.
+    /// A descriptor's validity does not hold now. Nobody's fault unless [`is_validity_fault`].
     Validity,
     /// It is the asker's own. Passed over.
     Own,
@@ -65,6 +69,18 @@ impl From<DescriptorError> for Refused {
             DescriptorError::Signature => Self::Signature,
         }
     }
+}
+
+/// How much two clocks may differ of which neither is in doubt: each may be wrong by [`CLOCK_TOLERANCE`].
+const CLOCKS_APART: Duration = CLOCK_TOLERANCE.saturating_mul(2);
+
+/// Whether an answerer whose clock may be right would not have passed `descriptor` on at `now`: it is not valid at any time that differs from
+/// ours by no more than two clocks may without a doubt (twice [`CLOCK_TOLERANCE`], `PROTOCOL.md` section 18.5). Otherwise [`Refused::Validity`] is
+/// passed over.
+#[must_use]
+pub fn is_validity_fault(descriptor: &Descriptor, now: UnixTime) -> bool {
+    let (earliest, latest) = (now.saturating_sub(CLOCKS_APART), now.saturating_add(CLOCKS_APART));
+    descriptor.is_expired_at(earliest) || latest.saturating_add(VALIDITY_GRACE) < descriptor.valid_from
 }
 
 impl core::fmt::Display for Refused {
@@ -136,6 +152,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::testing::descriptor;
     use super::*;
     use crate::wire::WireError;
 
@@ -152,6 +169,25 @@ mod tests {
         for (kind, count) in tally.iter() {
             assert_eq!((count, tally.refused(kind)), (2 * (kind as u64 + 1), count));
         }
+    }
+
+    #[test]
+    fn clocks_may_differ_before_anybody_is_to_blame() {
+        let descriptor = descriptor(1);
+        let (from, until) = (descriptor.valid_from.0, descriptor.valid_until.0);
+        // Ten minutes for either clock, and sixty seconds of the answerer's grace besides.
+        for (now, fault) in
+            [(from - 1261, true), (from - 1260, false), (from, false), (until + 1260, false), (until + 1261, true)]
+        {
+            assert_eq!(is_validity_fault(&descriptor, UnixTime(now)), fault, "{now}");
+        }
+        // One that is valid for a moment only is no exception.
+        let brief = Descriptor { valid_until: UnixTime(from + 1), ..descriptor };
+        for (now, fault) in [(from - 1261, true), (from - 1260, false), (from + 1261, false), (from + 1262, true)] {
+            assert_eq!(is_validity_fault(&brief, UnixTime(now)), fault, "{now}");
+        }
+        let forever = Descriptor { valid_from: UnixTime(0), valid_until: UnixTime(u64::MAX), ..brief };
+        assert!(!is_validity_fault(&forever, UnixTime(0)) && !is_validity_fault(&forever, UnixTime(u64::MAX)));
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bulbil_core::driver::LinkEnd;
-use bulbil_core::phonebook::exchange::TestLoad;
+use bulbil_core::phonebook::exchange::{Held, TestLoad};
+pub(crate) use bulbil_core::phonebook::steward::Teller;
 use bulbil_core::phonebook::{
-    ClockVerdict, Grouping, HopCount, IsolationKey, LastHop, PathError, Strictness, Test, VerifiedDescriptor,
+    ClockVerdict, Grouping, Guards, HopCount, IsolationKey, LastHop, PathError, Strictness, Test, VerifiedDescriptor,
 };
 use bulbil_core::wire::descriptor::RSA_LEN;
 use bulbil_core::wire::{NodeId, OnionKey, UnixTime};
@@ -66,15 +67,6 @@ pub(crate) struct Wanted {
     pub isolation: Option<IsolationKey>,
 }
 
-/// From whom descriptors come that this node was not shown on a link.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Teller {
-    /// The node at this address, asked in an exchange.
-    Peer(SocketAddr),
-    /// Its own node, through somebody's circuit.
-    Announced,
-}
-
 /// Which part of the phonebook is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -82,8 +74,8 @@ pub(crate) enum Part {
     Epoch,
 }
 
-/// Whether a descriptor is to be left out of a sample.
-pub(crate) type Skip = Box<dyn FnMut(&VerifiedDescriptor) -> bool + Send>;
+/// Descriptors that may be passed on.
+pub(crate) type Presentable = Arc<[Arc<VerifiedDescriptor>]>;
 
 enum Request {
     /// A node that we linked to says what time it is.
@@ -106,13 +98,9 @@ enum Request {
     },
     Whom(oneshot::Sender<Option<NodeId>>),
     Answered(NodeId, bool),
-    Digest(oneshot::Sender<Vec<(NodeId, u64)>>),
-    Sample {
-        part: Part,
-        want: usize,
-        skip: Skip,
-        reply: oneshot::Sender<Vec<Arc<VerifiedDescriptor>>>,
-    },
+    Digest(oneshot::Sender<Vec<Held>>),
+    Joining(HopCount, Strictness, oneshot::Sender<bool>),
+    Presentable(Part, oneshot::Sender<Presentable>),
     Knows(NodeId, oneshot::Sender<bool>),
     Anybody(oneshot::Sender<bool>),
     Known(oneshot::Sender<Vec<Known>>),
@@ -135,7 +123,7 @@ pub(crate) struct Settings {
     /// For how long the paths of one isolation key are kept.
     pub reuse: Duration,
     /// The first hops that were used before a restart.
-    pub guards: Vec<NodeId>,
+    pub guards: Guards,
     /// The phonebook of before a restart.
     pub stored: Option<Stored>,
     pub grouping: Grouping,
@@ -152,7 +140,7 @@ pub(crate) struct Directory {
     requests: mpsc::UnboundedSender<Request>,
     changes: watch::Receiver<u64>,
     doubts: Arc<watch::Sender<u64>>,
-    guards: watch::Receiver<Vec<NodeId>>,
+    guards: watch::Receiver<Guards>,
     jumps: watch::Receiver<u64>,
     tallies: Arc<Mutex<Tallies>>,
 }
@@ -181,8 +169,8 @@ impl Directory {
         answer.await.ok()
     }
 
-    /// The first hops in use, to be kept over a restart.
-    pub(crate) fn guards(&self) -> watch::Receiver<Vec<NodeId>> {
+    /// The first hops, to be kept over a restart.
+    pub(crate) fn guards(&self) -> watch::Receiver<Guards> {
         self.guards.clone()
     }
 
@@ -261,14 +249,19 @@ impl Directory {
         self.tell(Request::Answered(node, well));
     }
 
-    /// Everybody's id and sequence number.
-    pub(crate) async fn digest(&self) -> Option<Vec<(NodeId, u64)>> {
+    /// Everybody, as far as filters are concerned.
+    pub(crate) async fn digest(&self) -> Option<Vec<Held>> {
         self.question(Request::Digest).await
     }
 
-    /// Nodes to pass on.
-    pub(crate) async fn sample(&self, part: Part, want: usize, skip: Skip) -> Option<Vec<Arc<VerifiedDescriptor>>> {
-        self.question(|reply| Request::Sample { part, want, skip, reply }).await
+    /// Whether too few were met for any path of so many hops.
+    pub(crate) async fn is_joining(&self, hops: HopCount, strictness: Strictness) -> Option<bool> {
+        self.question(|reply| Request::Joining(hops, strictness, reply)).await
+    }
+
+    /// Nodes to pass on, as of a second ago at most: all, or the epoch's as many as an answer can hold.
+    pub(crate) async fn presentable(&self, part: Part) -> Option<Presentable> {
+        self.question(|reply| Request::Presentable(part, reply)).await
     }
 
     /// Whether a node is known.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bulbil_core::node::Outcome;
 use bulbil_core::phonebook::exchange::{
-    AnswerReader, Exchanged, Filter, FilterBuilder, REQUEST_MAX_LEN, Refused, Request, Salt, SampleKind, Want,
-    filter_len,
+    AnswerReader, Disclosure, Exchanged, FILTER_MAX_LEN, Filter, Held, REQUEST_MAX_LEN, Refused, Request, Salt,
+    SampleKind, Want, is_validity_fault,
 };
-use bulbil_core::phonebook::{DescriptorError, HopCount, LastHop, PathError, VerifiedDescriptor};
+use bulbil_core::phonebook::{HopCount, LastHop, VerifiedDescriptor};
 use bulbil_core::wire::message::BeginOptions;
-use bulbil_core::wire::{Descriptor, NodeId, Service, Target};
+use bulbil_core::wire::{Descriptor, EndReason, NodeId, Service, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::time::{Instant, timeout_at};
 
@@ -39,14 +39,25 @@ enum Failure {
     Nowhere,
 }
 
-/// Asks `whom` for descriptors, and takes in what it tells.
-pub(super) async fn ask(node: &Node, whom: NodeId, own: Option<Signed>) -> Exchanged {
+/// How to ask.
+pub(super) struct Way {
+    /// The last hop is asked.
+    pub path: Vec<ChosenHop>,
+    /// What it may know of us.
+    pub disclosure: Disclosure,
+}
+
+/// Asks `whom`, or over another path than one to it somebody else, for descriptors, and takes in what it tells. `last` is what the
+/// exchange before came to.
+pub(super) async fn ask(node: &Node, whom: NodeId, own: Option<Signed>, last: Option<Exchanged>) -> Exchanged {
     let directory = &node.inner.directory;
-    let Some(path) = choose(node, whom, own.is_some()).await else { return Exchanged::Failed };
+    let Some(way) = choose(node, whom, own.is_some()).await else { return Exchanged::Failed };
     directory.tallies().exchanges.asked += 1;
-    let hops: Vec<_> = path.iter().map(|hop| HopInfo { node: hop.node, address: hop.address }).collect();
-    let mut reader = AnswerReader::new(Want::MAX);
-    let result = converse(node, path, &hops, own, &mut reader).await;
+    let hops: Vec<_> = way.path.iter().map(|hop| HopInfo { node: hop.node, address: hop.address }).collect();
+    let whom = hops.last().map_or(whom, |hop| hop.node);
+    let want = way.disclosure.want(last);
+    let mut reader = AnswerReader::new(want);
+    let result = converse(node, way, &hops, own, want, &mut reader).await;
     {
         let exchanges = &mut directory.tallies().exchanges;
         exchanges.taken += reader.tally().taken();
@@ -60,12 +71,14 @@ pub(super) async fn ask(node: &Node, whom: NodeId, own: Option<Signed>) -> Excha
         Ok(()) => {
             hops.iter().for_each(|hop| directory.succeeded(hop.node));
             directory.answered(whom, true);
-            return if reader.is_full() { Exchanged::Full } else { Exchanged::Partial };
+            return reader.outcome();
         }
         Err(Failure::Refused(refused)) => {
             tracing::debug!(%refused, "an exchange's answer was refused");
             directory.answered(whom, false);
         }
+        // It has no room for us at the moment, and said so: it is there.
+        Err(Failure::Circuit(Some(outcome))) if is_busy(&outcome, hops.len()) => {}
         Err(Failure::Circuit(Some(outcome))) => {
             let _no_other_attempt = node.learn_from(&hops, &outcome, &mut Attempts::default());
         }
@@ -77,38 +90,48 @@ pub(super) async fn ask(node: &Node, whom: NodeId, own: Option<Signed>) -> Excha
     Exchanged::Failed
 }
 
-/// A node that answers links asks over one hop: it has nothing to hide there. A client asks over a path of its usual length as soon as it
-/// knows enough nodes for one.
-async fn choose(node: &Node, whom: NodeId, serving: bool) -> Option<Vec<ChosenHop>> {
+/// Whether the node at the end of `hops` hops has refused for want of room.
+fn is_busy(outcome: &Outcome, hops: usize) -> bool {
+    matches!(outcome.end, Some((EndReason::Busy, by)) if by.value() + 1 == hops)
+}
+
+/// A node that answers links asks over one hop: it has nothing to hide there. A client asks over a path of its usual length, if there is none to
+/// `whom` then one to somebody else; over one hop only while it is joining. Otherwise it has to wait until there is a path again, however
+/// long that takes: whoever can spoil its paths must not be shown its address for that.
+pub(super) async fn choose(node: &Node, whom: NodeId, serving: bool) -> Option<Way> {
     let inner = &node.inner;
-    let lengths = if serving { [ONE_HOP].as_slice() } else { &[inner.hops, ONE_HOP] };
-    for &hops in lengths {
-        let wanted = Wanted {
-            hops,
-            last: LastHop::Node(whom),
-            strictness: inner.strictness,
-            avoid: Vec::new(),
-            isolation: None,
-        };
-        match inner.directory.path(wanted).await? {
-            Ok(path) => return Some(path),
-            Err(PathError::UnknownNode) => return None,
-            Err(_) => {}
+    let path = async |hops, last| {
+        let strictness = inner.strictness;
+        let wanted = Wanted { hops, last, strictness, avoid: Vec::new(), isolation: None };
+        inner.directory.path(wanted).await?.ok()
+    };
+    if serving {
+        let path = path(ONE_HOP, LastHop::Node(whom)).await?;
+        return Some(Way { path, disclosure: Disclosure::All });
+    }
+    for last in [LastHop::Node(whom), LastHop::Service] {
+        if let Some(path) = path(inner.hops, last).await {
+            return Some(Way { path, disclosure: Disclosure::Half });
         }
     }
-    None
+    if !inner.directory.is_joining(inner.hops, inner.strictness).await? {
+        return None;
+    }
+    let path = path(ONE_HOP, LastHop::Node(whom)).await?;
+    Some(Way { path, disclosure: Disclosure::Nothing })
 }
 
 async fn converse(
     node: &Node,
-    path: Vec<ChosenHop>,
+    Way { path, disclosure }: Way,
     hops: &[HopInfo],
     own: Option<Signed>,
+    want: Want,
     reader: &mut AnswerReader,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + TIME;
-    let digest = node.inner.directory.digest().await.ok_or(Failure::Nowhere)?;
-    let request = request(&digest, own.as_ref());
+    let held = node.inner.directory.digest().await.ok_or(Failure::Nowhere)?;
+    let request = request(disclosure, want, held, own.as_ref());
     let purpose = Purpose {
         target: &Target::Service(Service::Phonebook),
         last: LastHop::Service,
@@ -130,21 +153,20 @@ async fn converse(
     timeout_at(deadline, answered).await.unwrap_or(Err(Failure::Late))
 }
 
-fn request(digest: &[(NodeId, u64)], own: Option<&Signed>) -> Vec<u8> {
-    let salt = Salt::random(&mut SYSTEM.clone());
-    let mut bits = vec![0; filter_len(digest.len())];
-    let mut filter = FilterBuilder::new(salt, digest.len(), &mut bits);
-    digest.iter().for_each(|(node, sequence)| filter.insert(node, *sequence));
+/// Who announces itself has itself, too.
+pub(super) fn request(disclosure: Disclosure, want: Want, mut held: Vec<Held>, own: Option<&Signed>) -> Vec<u8> {
+    held.extend(own.map(|own| Held { node: own.card.node(), sequence: own.card.descriptor().sequence, met: false }));
+    let mut bits = vec![0; FILTER_MAX_LEN];
     let mut request = Request {
         kind: SampleKind::Random,
-        want: Want::MAX,
-        filter: filter.finish(),
+        want,
+        filter: disclosure.filter(held.into_iter(), &mut bits, &mut SYSTEM.clone()),
         announcement: own.map(|own| own.bytes.as_slice()),
     };
     let mut bytes = vec![0; REQUEST_MAX_LEN];
     let len = request.emit(&mut bytes).or_else(|_| {
         // Nothing of it can be wrong; but better a poor question than none.
-        (request.filter, request.announcement) = (Filter::empty(salt), None);
+        (request.filter, request.announcement) = (Filter::empty(Salt::random(&mut SYSTEM.clone())), None);
         request.emit(&mut bytes)
     });
     bytes.truncate(len.unwrap_or(0));
@@ -205,21 +227,18 @@ async fn judge(node: &Node, id: NodeId, descriptor: Descriptor, teller: Teller) 
         return Some(Verdict::Refused(Refused::Own));
     }
     let now = inner.clock.now();
-    let verified = inner.workers.call(move || {
-        let verified = VerifiedDescriptor::verify_stored(descriptor)?;
-        verified.judge_validity(now)?;
-        Ok(verified)
-    });
+    let verified = inner.workers.call(move || VerifiedDescriptor::verify_stored(descriptor));
     let verified = match verified.await? {
         Ok(verified) => verified,
-        Err(error @ (DescriptorError::Expired | DescriptorError::NotYetValid)) => {
-            // One of two clocks is wrong, and it may be ours.
-            let (_, in_doubt) = inner.directory.clock().await?;
-            let refused = Refused::from(error);
-            return Some(if in_doubt { Verdict::PassedOver(refused) } else { Verdict::Refused(refused) });
-        }
         Err(error) => return Some(Verdict::Refused(error.into())),
     };
+    if let Err(error) = verified.judge_validity(now) {
+        // Two clocks may differ a little; if they differ by more, one of them is wrong, and it may be ours.
+        let in_doubt = async || Some(inner.directory.clock().await?.1);
+        let blamed = is_validity_fault(verified.descriptor(), now) && !in_doubt().await?;
+        let refused = Refused::from(error);
+        return Some(if blamed { Verdict::Refused(refused) } else { Verdict::PassedOver(refused) });
+    }
     let taken = inner.directory.insert(vec![verified], teller).await?;
     Some(match taken {
         Taken { known: 1.., .. } => Verdict::Refused(Refused::NotNewer),

@@ -3,6 +3,8 @@
 
 mod ask;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -11,7 +13,8 @@ use bulbil_core::driver::LinkEnd;
 use bulbil_core::phonebook::Test;
 use bulbil_core::phonebook::exchange::{Due, Exchanged, Pace, Settings, TestLoad};
 use bulbil_core::time::Instant;
-use tokio::sync::{oneshot, watch};
+use rand_core::Rng as _;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -39,7 +42,7 @@ pub(super) const EXCHANGE: Duration = Duration::from_secs(60);
 /// How often a node does what keeps its phonebook good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intervals {
-    /// Between two exchanges, give or take a fifth; `None` for a node that asks nobody. It still answers.
+    /// Between two exchanges, give or take a fifth; `None` for a node that asks nobody. It still answers, and goes on testing others.
     pub exchange: Option<Duration>,
     /// Between two tests while somebody waits for one; 15 times as long otherwise.
     pub test: Duration,
@@ -79,7 +82,8 @@ impl Gossip {
         let mut asking = JoinSet::new();
         let mut testing = JoinSet::new();
         let mut lone = false;
-        let (mut idle_since, mut hurried) = (now(), now());
+        let mut last = None;
+        let mut idle_since = now();
         loop {
             while let Some(due) = pace.poll(now()) {
                 match due {
@@ -89,7 +93,7 @@ impl Gossip {
                         Some(whom) => {
                             let Some(inner) = self.node.upgrade() else { return };
                             let own = self.own.borrow().clone();
-                            asking.spawn(async move { ask::ask(&Node { inner }, whom, own).await });
+                            asking.spawn(async move { ask::ask(&Node { inner }, whom, own, last).await });
                         }
                         None => {
                             lone = true;
@@ -97,14 +101,21 @@ impl Gossip {
                         }
                     },
                     Due::Test => {
-                        let idle = now() >= idle_since.after(settings.test_idle);
-                        let next = if testing.len() < TESTS { self.directory.next_test(idle).await } else { None };
-                        let (next, load) = next.unwrap_or((None, TestLoad::Waiting));
-                        if idle {
-                            idle_since = now();
-                        }
-                        if let Some(next) = next {
-                            testing.spawn(test_one(next, self.directory.clone(), self.commands.clone()));
+                        let mut load = TestLoad::Waiting;
+                        // Without room for a test nobody's turn has come.
+                        if testing.len() < TESTS {
+                            let idle = now() >= idle_since.after(settings.test_idle);
+                            if idle {
+                                idle_since = now();
+                            }
+                            let Some((mut next, left)) = self.directory.next_test(idle).await else { return };
+                            load = left;
+                            if next.is_none() && idle && !asks {
+                                next = whoever_was_met(&self.directory).await;
+                            }
+                            if let Some(next) = next {
+                                testing.spawn(test_one(next, self.directory.clone(), self.commands.clone()));
+                            }
                         }
                         pace.handle_test_begun(load, now(), &mut SYSTEM.clone());
                     }
@@ -122,18 +133,18 @@ impl Gossip {
                         pace.handle_first_contact(now());
                     }
                 }
-                doubted = wait_for(&mut doubts, hurried.after(settings.exchange_busy), origin) => {
-                    if !doubted {
+                doubted = doubts.changed() => {
+                    if doubted.is_err() {
                         return;
                     }
-                    // Others may know what has become of whoever failed.
-                    hurried = now();
-                    pace.handle_first_contact(now());
+                    pace.handle_path_failed(now());
                 }
                 Some(outcome) = asking.join_next() => {
                     // What failed in the exchange itself is no reason for another one at once.
                     doubts.mark_unchanged();
-                    pace.handle_exchanged(outcome.unwrap_or(Exchanged::Failed), now(), &mut SYSTEM.clone());
+                    let outcome = outcome.unwrap_or(Exchanged::Failed);
+                    last = Some(outcome).filter(|&outcome| outcome != Exchanged::Failed).or(last);
+                    pace.handle_exchanged(outcome, now(), &mut SYSTEM.clone());
                 }
                 Some(_) = testing.join_next() => {}
             }
@@ -148,10 +159,13 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// Waits for a change, and not less than until `soonest`; `false` if there will be none.
-async fn wait_for(changes: &mut watch::Receiver<u64>, soonest: Instant, origin: tokio::time::Instant) -> bool {
-    tokio::time::sleep_until(origin + Duration::from_millis(soonest.millis())).await;
-    changes.changed().await.is_ok()
+/// A random node that was met, for a test that only shows whether others answer: a node that asks nobody would else hear nobody for so long that it took
+/// itself for cut off, and dropped nothing that has expired.
+async fn whoever_was_met(directory: &Directory) -> Option<Test> {
+    let mut known = directory.known().await?;
+    known.retain(|known| known.met && !known.disputed && known.failures == 0);
+    let drawn = SYSTEM.clone().next_u64() as usize % known.len().max(1);
+    known.get(drawn).map(|known| Test { node: known.node, address: known.address, urgent: false })
 }
 
 /// Links to a node. If it answers, the link itself tells the phonebook.

@@ -36,9 +36,9 @@ pub fn views(city: &City<'_, '_, '_>) -> Views {
     let mut views = Views { nodes: city.living().count(), ..Views::default() };
     for citizen in city.living() {
         let now = city.true_time();
-        let met = citizen.book.iter().filter(|entry| entry.is_tried() && entry.is_valid_at(now));
+        let met = citizen.book().iter().filter(|entry| entry.is_tried() && entry.is_valid_at(now));
         views.full.push(met.filter_map(|entry| number(entry.node())).collect());
-        let sample = citizen.book.epoch_sample(PART, now);
+        let sample = citizen.book().epoch_sample(PART, now);
         views.epoch.push(sample.filter_map(|card| number(card.node())).collect());
     }
     views

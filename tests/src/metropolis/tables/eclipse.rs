@@ -11,6 +11,8 @@ const VICTIMS: usize = 12;
 const AGE: Duration = Duration::from_secs(3600);
 /// Paths drawn of each.
 const PATHS: usize = 500;
+/// Between two announcements of all attackers together.
+const PRESSURE: Duration = Duration::from_millis(200);
 /// Nodes that attackers invent.
 const INVENTIONS: usize = 1_200;
 
@@ -34,35 +36,66 @@ const VARIANTS: [(&str, Defences); 7] = [
     ),
 ];
 
-/// The table's head.
-pub fn head(print: Print<'_>) {
-    print("| addresses | groups | defences | tried | theirs | new | theirs | guards | first hop | last hop | both |");
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+/// Somebody who wants newcomers of a network for himself.
+#[derive(Debug, Clone, Copy)]
+pub struct Attack {
+    /// Honest nodes that there are.
+    pub honest: usize,
+    /// Nodes of his.
+    pub nodes: usize,
+    /// IP addresses that these are at.
+    pub addresses: usize,
+    /// Network groups that these are in.
+    pub groups: usize,
+    /// Each defence is switched off in turn; otherwise only all of them.
+    pub in_turn: bool,
 }
 
-/// The rows of one attacker, in a network of so many honest nodes.
-pub fn rows(seed: u64, honest: usize, addresses: usize, groups: usize, print: Print<'_>) {
+/// The table's head.
+pub fn head(print: Print<'_>) {
+    print(
+        "| honest | theirs | addresses | groups | victims | defences | tried | theirs | new | theirs | guards | first hop | last hop | both | ever both in 500 paths |",
+    );
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+}
+
+/// The rows of one attacker.
+pub fn rows(seed: u64, attack: Attack, print: Print<'_>) {
     for (name, defences) in VARIANTS {
-        let hold = attack(seed, honest, addresses, groups, defences);
-        print(&format!(
-            "| {addresses} | {groups} | {name} | {:.0} | {} | {:.0} | {} | {} | {} | {} | {} |",
-            hold.tried.0,
-            percent(hold.tried.1),
-            hold.new.0,
-            percent(hold.new.1),
-            percent(hold.guards),
-            percent(hold.first),
-            percent(hold.last),
-            percent(hold.both),
-        ));
+        if attack.in_turn || name == "all" || name == "none" {
+            row(seed, attack, name, defences, false, print);
+        }
     }
+    row(seed, attack, "all", Defences::ALL, true, print);
+}
+
+fn row(seed: u64, attack: Attack, name: &str, defences: Defences, clients: bool, print: Print<'_>) {
+    let hold = hold(seed, attack, defences, clients);
+    let Attack { honest, nodes, addresses, groups, .. } = attack;
+    print(&format!(
+        "| {honest} | {nodes} | {addresses} | {groups} | {} | {name} | {:.0} | {} | {:.0} | {} | {} | {} | {} | {} | {} |",
+        if clients { "clients" } else { "relays" },
+        hold.tried.0,
+        percent(hold.tried.1),
+        hold.new.0,
+        percent(hold.new.1),
+        percent(hold.guards),
+        percent(hold.first),
+        percent(hold.last),
+        percent(hold.both),
+        percent(hold.ever),
+    ));
 }
 
 /// What they hold of their victims in the mean.
-fn attack(seed: u64, honest: usize, addresses: usize, groups: usize, defences: Defences) -> Hold {
+fn hold(seed: u64, attack: Attack, defences: Defences, clients: bool) -> Hold {
+    let Attack { honest, nodes, addresses, groups, .. } = attack;
+    // As much pressure from few as from many.
+    let announces = PRESSURE * nodes as u32;
     let plan = Plan {
         heirs: VICTIMS,
-        gang: Gang { addresses, groups, trade: Trade::Invent(INVENTIONS), announces: Duration::from_secs(20) },
+        clients: if clients { VICTIMS } else { 0 },
+        gang: Gang { nodes, addresses, groups, trade: Trade::Invent(INVENTIONS), announces },
         start: Start::Extras { met: 250, told: 100 },
         defences,
         ..Plan::standing(seed, honest)
