@@ -53,7 +53,7 @@ impl Model {
             self.link_down(link);
         }
         for books in &books {
-            let LinkBooks { link, side, up, unsent, closing, circuits, last_id, refusals } = *books;
+            let LinkBooks { link, unsent, closing, .. } = *books;
             let on_it = self.circuits_at(link);
             let Some(line) = self.lines.get_mut(&link) else { panic!("a link that is none: {books:?}") };
             if closing && line.phase != Phase::Closing {
