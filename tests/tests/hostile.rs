@@ -384,6 +384,24 @@ fn an_answerer_that_breaks_the_protocol_loses_its_link_and_nothing_else() {
 }
 
 #[test]
+fn a_next_hop_that_speaks_before_it_has_the_whole_onion_loses_its_link() {
+    run(14, &FIVE, |mesh| {
+        let before = mesh.open(0, &[1, 4], b"before").unwrap();
+        mesh.settle();
+        assert_eq!(mesh.ear(0, before).heard, b"before");
+        let early = mesh.open(0, &[1, 4], b"early").unwrap();
+        mesh.inject(1, 0, cell(2, 4, &[9; 509]));
+        mesh.settle();
+        assert_eq!(mesh.violations(), [(0, Violation::OutOfTurn)]);
+        for name in [before, early] {
+            assert_eq!(mesh.ear(0, name).outcome.unwrap().close, Some(CloseReason::LinkLost));
+        }
+        let usage = mesh.node(0).usage();
+        assert_eq!((usage.circuits, usage.onions), (0, 0));
+    });
+}
+
+#[test]
 fn an_onion_that_never_becomes_whole_is_given_up() {
     run(15, &[Spec::CLIENT, Spec { onions: 1, ..Spec::EXIT }], |mesh| {
         let stranger = mesh.stranger(1);

@@ -2,12 +2,12 @@
 //! not do with it what `PROTOCOL.md` says, which every target states in its own words instead of asking the core.
 //!
 //! The core's `tests/corpus.rs` includes these files, so that `cargo test` replays the corpora on a stable compiler and
-//! says how the seeds in them are made. To look for more, from the folder `core`:
+//! says how the seeds in them are made. To look for more, from the top of the repository:
 //!
 //! ```text
-//! cargo +nightly fuzz run cell          # or another module here; stops at the first failure
-//! cargo +nightly fuzz run cell -- -dict=fuzz/all.dict -max_total_time=120
-//! cargo fuzz run --sanitizer none cell  # where there is no nightly compiler
+//! cargo +nightly fuzz run --fuzz-dir core/fuzz cell          # or another module here; stops at the first failure
+//! cargo +nightly fuzz run --fuzz-dir core/fuzz cell -- -dict=core/fuzz/all.dict -max_total_time=120
+//! cargo fuzz run --fuzz-dir core/fuzz --sanitizer none cell  # where there is no nightly compiler
 //! ```
 
 pub mod accounts;

@@ -125,6 +125,7 @@ pub fn check(input: &[u8]) {
 impl World<'_> {
     fn audit(&mut self) {
         assert_eq!(self.node.audit(), Ok(()));
+        assert_eq!(self.node.audit_patience(self.now), Ok(()));
         self.model.compare(&self.node);
         let usage = self.node.usage();
         assert_eq!(usage.links, self.peers.len() + self.wanted(), "{usage:?}");

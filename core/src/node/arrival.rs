@@ -157,6 +157,11 @@ impl Node<'_> {
             self.counters.late += 1;
             return Ok(());
         }
+        if side == Side::Outward && !entry.role.is_sending() {
+            // A next hop that speaks before it has the whole onion. What moves keeps a circuit alive, so it could have the onion's place
+            // for as long as it likes.
+            return Err(Violation::OutOfTurn);
+        }
         // The overrun check comes before anything is decrypted: cells without credit cost nothing and change no state.
         if entry.entering(side).promised() == 0 {
             return Err(Violation::Overrun);
@@ -182,9 +187,7 @@ impl Node<'_> {
                 debug_assert!(kept.is_ok(), "the sender's room was checked");
                 if entry.entering(side).sendable()
                     && let End::Link(link, _) = entry.end(side.opposite())
-                    // Only forward cells wait for the onion. A next hop that speaks before it has the whole is not honest, but must not
-                    // make what it says wait for ever.
-                    && (side == Side::Outward || entry.role.is_sending())
+                    && entry.role.is_sending()
                 {
                     self.list_output(index, side.opposite(), link);
                 } else if entry.end(side.opposite()) == End::Conversation {

@@ -4,7 +4,7 @@ use super::Node;
 use super::port::{Port, Stage as PortStage};
 use super::role::Role;
 use super::timers::TICK;
-use crate::circuit::table::{End, Listed, Side};
+use crate::circuit::table::{Circuit, End, Listed, Side};
 use crate::relay::onions::Stage;
 use crate::time::Instant;
 
@@ -156,8 +156,13 @@ impl Node<'_> {
         if self.next_tick.is_some_and(|tick| tick > now.after(TICK)) {
             return Err("deadlines are looked at too late");
         }
+        // Of our own circuits the application may say more at any time; their link has a deadline.
+        let opens = |entry: &Circuit<Role>| {
+            entry.farewell.is_none() && !entry.role.is_sending() && !matches!(entry.role, Role::Client(..))
+        };
         let longest = patience.opening.max(patience.idle).max(patience.draining);
-        if self.table.iter().any(|(_, entry)| entry.deadline > now.after(longest)) {
+        let longest = |entry| if opens(entry) { patience.opening } else { longest };
+        if self.table.iter().any(|(_, entry)| entry.deadline > now.after(longest(entry))) {
             return Err("a circuit's deadline is too far away");
         }
         let longest = patience.handshake + patience.link_idle;
@@ -168,7 +173,7 @@ impl Node<'_> {
     }
 
     fn audit_onions(&self) -> Result<(), &'static str> {
-        let held = |entry: &crate::circuit::table::Circuit<Role>| {
+        let held = |entry: &Circuit<Role>| {
             matches!(entry.role, Role::Opening { .. } | Role::Passing(_, Some(_)) | Role::Client(_, Some(_)))
         };
         let circuits = self.table.iter().filter(|(_, entry)| held(entry)).count();

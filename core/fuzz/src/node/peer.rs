@@ -31,7 +31,7 @@ pub(super) struct Circuit {
     /// Relay cells that the peer may still send to the node, and the node to the peer.
     pub(super) room: u32,
     pub(super) credit: u32,
-    /// Parts of the onion that the peer has sent.
+    /// Parts of its onion that have been sent, by the peer or to it.
     pub(super) parts: usize,
     pub(super) closed: bool,
     pub(super) forward: ClientForward,
@@ -96,11 +96,14 @@ impl Peer {
                     assert!(id.value() > self.last_id, "circuit ids increase");
                     self.last_id = id.value();
                     let seeds = seeds((self.number, id.value()));
-                    let circuit = Circuit::new(u32::from(CREDIT), u32::from(initial_credit), 10, seeds);
+                    let circuit = Circuit::new(u32::from(CREDIT), u32::from(initial_credit), 0, seeds);
                     self.circuits.insert(id.value(), circuit);
                 }
                 assert_eq!(id.value(), self.last_id, "an onion within another");
                 self.parts_seen = (self.parts_seen + 1) % 10;
+                if let Some(circuit) = self.circuits.get_mut(&id.value()) {
+                    circuit.parts += 1;
+                }
             }
             Cell::Relay(id, body) => {
                 let outward = self.outward;

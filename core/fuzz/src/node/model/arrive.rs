@@ -147,6 +147,9 @@ impl Model {
         if circuit.ending.is_some() {
             return Ok(());
         }
+        if outward && circuit.onion.is_some() {
+            return Err(Violation::OutOfTurn);
+        }
         if circuit.entering(outward).promised == 0 {
             return Err(Violation::Overrun);
         }
@@ -237,7 +240,7 @@ impl Model {
             }
             Ok(()) => {
                 self.early_cells(at);
-                if closed && !self.circuits.is_empty() {
+                if closed {
                     self.wind_up(at, CloseReason::Finished, Some(false));
                 }
             }
