@@ -239,7 +239,8 @@ impl<S: Shell> Driver<'_, '_, S> {
         }
     }
 
-    /// The shell has connected a link that it was asked for, or could not. A stream for a link that was given up is dropped.
+    /// The shell has connected a link that it was asked for, or could not: [`ErrorKind::OutOfMemory`] if for want of something of this
+    /// machine's own (open files, sockets, memory), which is nobody else's fault. A stream for a link that was given up is dropped.
     pub fn handle_link_stream(
         &mut self,
         shell: &mut S,
@@ -276,9 +277,14 @@ impl<S: Shell> Driver<'_, '_, S> {
             self.vacate(shell, link.slot());
             return;
         };
+        let unmade = matches!((&place.state, end), (State::Connecting(_), LinkEnd::Io(ErrorKind::OutOfMemory)));
         place.reset(State::Free);
         place.link = None;
-        self.node.handle_link_down(link, now);
+        if unmade {
+            self.node.handle_link_unmade(link, now);
+        } else {
+            self.node.handle_link_down(link, now);
+        }
         shell.handle_link_end(link, end);
     }
 

@@ -109,8 +109,9 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// Checks besides [`Node::audit`] that the owner will hear of every link that wants something of it. For an owner who has acted upon
-    /// each wish that [`Node::poll_link`] has told it.
+    /// Checks besides [`Node::audit`] that the owner will hear of every link that wants something of it, and that every link's deadline is
+    /// looked at in time. For an owner who acts at once upon each wish that [`Node::poll_link`] tells it: a wish for a link may be older than the
+    /// link's deadline otherwise.
     ///
     /// # Errors
     /// The sentence says what was forgotten: a bug here, or in the owner.
@@ -125,25 +126,27 @@ impl Node<'_> {
                 return Err("a link wants the owner, and the owner will not hear of it");
             }
         }
-        Ok(())
-    }
-
-    /// Whatever is open has a deadline that is looked at in time.
-    fn audit_deadlines(&self) -> Result<(), &'static str> {
-        let Some(tick) = self.next_tick else { return Ok(()) };
-        let is_late = |deadline: Instant| deadline.after(TICK) <= tick;
-        if self.table.iter().any(|(_, entry)| is_late(entry.deadline)) {
-            return Err("a circuit's deadline has passed unseen");
-        }
         let waits = |port: &Port| match port.stage {
             PortStage::Up(_) => port.circuits == 0,
             PortStage::Opening | PortStage::AwaitingHello => true,
             PortStage::Wanted | PortStage::Closing => false,
         };
-        if self.ports.iter().any(|(_, port)| waits(port) && is_late(port.deadline)) {
+        if self.ports.iter().any(|(_, port)| waits(port) && self.is_late(port.deadline)) {
             return Err("a link's deadline has passed unseen");
         }
         Ok(())
+    }
+
+    /// Every circuit has a deadline that is looked at in time.
+    fn audit_deadlines(&self) -> Result<(), &'static str> {
+        if self.table.iter().any(|(_, entry)| self.is_late(entry.deadline)) {
+            return Err("a circuit's deadline has passed unseen");
+        }
+        Ok(())
+    }
+
+    fn is_late(&self, deadline: Instant) -> bool {
+        self.next_tick.is_some_and(|tick| deadline.after(TICK) <= tick)
     }
 
     /// Checks besides [`Node::audit`] that no deadline is further away than this node's patience lasts, and that the next look at them is due

@@ -152,12 +152,23 @@ impl Node<'_> {
     /// A link is gone: closed by either side, broken, or never opened. Its circuits end.
     pub fn handle_link_down(&mut self, link: LinkId, now: Instant) {
         let Some(port) = self.ports.get(link) else { return };
-        let (was_up, mut left, onions) = (port.limits().is_some(), port.circuits, port.onions);
-        let (end, close) = if was_up {
-            (EndReason::NextHopLost, CloseReason::LinkLost)
-        } else {
-            (EndReason::NextHopUnreachable, CloseReason::NextHopUnreachable)
+        let (end, close) = match port.limits() {
+            Some(_) => (EndReason::NextHopLost, CloseReason::LinkLost),
+            None => (EndReason::NextHopUnreachable, CloseReason::NextHopUnreachable),
         };
+        self.end_link(link, end, close, now);
+    }
+
+    /// A link was not opened because this machine has nothing left to make a connection of: no open files, no memory, no port. Its circuits end as
+    /// at a node without room, so that nobody takes the next hop for the one that failed.
+    pub fn handle_link_unmade(&mut self, link: LinkId, now: Instant) {
+        self.counters.busy += u64::from(self.ports.get(link).is_some_and(|port| port.circuits > 0));
+        self.end_link(link, EndReason::Busy, CloseReason::Busy, now);
+    }
+
+    fn end_link(&mut self, link: LinkId, end: EndReason, close: CloseReason, now: Instant) {
+        let Some(port) = self.ports.get(link) else { return };
+        let (mut left, onions) = (port.circuits, port.onions);
         for at in 0..self.table.capacity() as u32 {
             if left == 0 {
                 break;

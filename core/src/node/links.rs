@@ -175,11 +175,17 @@ mod tests {
 
     use super::*;
     use crate::circuit::flow::WINDOW_MIN;
+    use crate::crypto::cgo::{ClientBackward, HopIndex, SEED_LEN, Seed};
+    use crate::crypto::kem::KeyEpoch;
+    use crate::crypto::onion::{HopKeys, Instruction, ONION_CELLS, Peeled};
+    use crate::crypto::replay::ReplayTag;
     use crate::crypto::testing::rng;
+    use crate::node::arrival::message_of;
     use crate::node::{Config, Patience, Resources};
-    use crate::wire::cell::{self, CELL_LEN, Command};
+    use crate::wire::cell::{self, CELL_LEN, Cell, Command};
     use crate::wire::handshake::{Hello, InitialCredit, LinkLimits, RecordCells};
-    use crate::wire::{CircuitId, CloseReason};
+    use crate::wire::message::Message;
+    use crate::wire::{CircuitId, CloseReason, EndReason};
 
     type Small = Resources<4, 8, 32, 128, 8, 2, 512>;
 
@@ -325,6 +331,52 @@ mod tests {
         assert_eq!(node.poll_cells(own, &mut out, at(1)), 0);
         wish(&mut node, 11, at(1)).unwrap();
         assert_eq!((known(&node, &links), node.knows_link(own)), (Vec::from([true; 3]), false));
+    }
+
+    /// What a client is told over `link` of its circuit 1, whose next hop is another node, when the link to that ends so.
+    fn told(end: impl FnOnce(&mut Node<'_>, LinkId)) -> (EndReason, CloseReason) {
+        let mut memory = Box::new(Small::new());
+        let mut node = node(&mut memory);
+        let client = inward(&mut node, at(0)).unwrap();
+        for _ in 0..ONION_CELLS {
+            hand(&mut node, client, 1, Command::OPEN, at(0));
+        }
+        let (job, _) = node.poll_job().unwrap();
+        let backward = Seed::from_bytes([9; SEED_LEN]);
+        let peeled = Peeled {
+            instruction: Instruction::Next { address: SocketAddr::from(([192, 0, 2, 7], 1)), node: NodeId([7; 32]) },
+            keys: HopKeys { forward: [8; SEED_LEN].into(), backward: [9; SEED_LEN].into() },
+            replay_tag: ReplayTag::from_bytes([1; 8]),
+            epoch: KeyEpoch::FIRST,
+        };
+        node.handle_peeled(job, Ok(peeled), at(0));
+        let link = loop {
+            if let (link, LinkWish::Connect { .. }) = node.poll_link().unwrap() {
+                break link;
+            }
+        };
+        end(&mut node, link);
+        node.audit().unwrap();
+        let mut out = [[0; CELL_LEN]; 4];
+        assert_eq!(node.poll_cells(client, &mut out, at(1)), 2);
+        let [relay, close, ..] = &mut out;
+        let Ok(Cell::Relay(_, body)) = Cell::parse(relay) else { panic!("not END") };
+        let hop = ClientBackward::new([&backward]).unwrap().receive(Command::RELAY, body);
+        assert_eq!(hop, HopIndex::new(0));
+        let Ok(Message::End(reason)) = Message::parse(message_of(body)) else { panic!("not END") };
+        let Ok(Cell::Close(_, close)) = Cell::parse(close) else { panic!("not CLOSE") };
+        (reason, close)
+    }
+
+    #[test]
+    fn a_link_that_this_machine_cannot_make_is_not_the_next_hops_fault() {
+        let down = told(|node, link| node.handle_link_down(link, at(1)));
+        assert_eq!(down, (EndReason::NextHopUnreachable, CloseReason::NextHopUnreachable));
+        let unmade = told(|node, link| {
+            node.handle_link_unmade(link, at(1));
+            assert_eq!(node.counters().busy, 1);
+        });
+        assert_eq!(unmade, (EndReason::Busy, CloseReason::Busy));
     }
 
     #[test]

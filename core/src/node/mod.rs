@@ -4,7 +4,7 @@
 //!
 //! | what happens | what to do next |
 //! | --- | --- |
-//! | [`Node::accept_link`], [`Node::handle_link_up`], [`Node::handle_link_down`] | [`Node::poll_link`]: a link wants to be connected or has output |
+//! | [`Node::accept_link`], [`Node::handle_link_up`], [`Node::handle_link_down`], [`Node::handle_link_unmade`] | [`Node::poll_link`]: a link wants to be connected or has output |
 //! | [`Node::handle_cell`]: a cell came, to be rewritten in place | [`Node::poll_cells`]: cells to be sent on a link |
 //! | [`Node::handle_peeled`]: a private-key operation is done | [`Node::poll_job`]: an onion to be opened |
 //! | [`Node::handle_input`], [`Node::handle_written`], ... for a conversation | [`Node::poll_conversation`], [`Node::poll_ask`], [`Node::poll_output`] |

@@ -366,6 +366,5 @@ fn talk(said: &[u8], outcome: usize, pieces: u64) -> Heard {
             client.await;
         });
     });
-    let heard = std::mem::take(&mut stream.line().heard);
-    heard
+    std::mem::take(&mut stream.line().heard)
 }
