@@ -57,9 +57,13 @@ impl Network<'_, '_> {
             }
             self.check_link(index, link, &ours);
         }
+        let counters = node.counters();
+        // Each has ended its link, and those are looked at one by one.
+        let violated = self.nodes[index].shell.link_ends.iter();
+        let violated = violated.filter(|(_, end)| matches!(end, LinkEnd::Violation(_))).count() as u64;
+        assert_eq!(counters.violations, violated, "node {index}:\n{}", self.describe());
         if !self.has_any_turned() {
-            let counters = node.counters();
-            assert_eq!((counters.garbled, counters.violations), (0, 0), "node {index}:\n{}", self.describe());
+            assert_eq!(counters.garbled, 0, "node {index}:\n{}", self.describe());
         }
         if !self.has_turned(index) {
             let ends = whole.iter().map(|link| (link.link, link.end)).collect();
@@ -141,10 +145,41 @@ impl Network<'_, '_> {
             let Some(came) = relayed(from, true) else { continue };
             let Some(went) = (if to == End::Detached { Some(0) } else { relayed(to, false) }) else { continue };
             let left = went + flow.waiting as u64;
-            // A hop keeps cells that are for itself, and no client that follows the protocol sends any.
-            let kept = forward && self.has_any_turned() && came > left;
+            // A hop in the middle keeps cells that are for itself, and no client that follows the protocol sends any.
+            let passing = books.role == RoleBooks::Passing;
+            let kept = forward && passing && came > left && self.has_turned(self.client_of(index, from));
             assert!(came == left || kept, "node {index}: {came} came, {left} are left: {books:?}\n{}", self.describe());
         }
+    }
+
+    /// A node's end of a link.
+    fn link_end(&self, index: NodeIndex, link: LinkId) -> Option<StreamId> {
+        let tokens = self.nodes[index].tokens.iter();
+        tokens.filter(|&(_, token)| *token == Token::Link(link)).map(|(&end, _)| end).next()
+    }
+
+    /// Remembers whose circuits a node has on the links that it has connected. To be said before the next hop is called.
+    pub(super) fn note_clients(&mut self, index: NodeIndex) {
+        let node = self.nodes[index].driver.node();
+        let new: Vec<_> = node
+            .circuit_books()
+            .filter_map(|books| {
+                let End::Link(link, id) = books.outward else { return None };
+                let key = (self.link_end(index, link)?, id.value());
+                if self.clients.contains_key(&key) {
+                    return None;
+                }
+                Some((key, if books.role == RoleBooks::Client { index } else { self.client_of(index, books.inward) }))
+            })
+            .collect();
+        self.clients.extend(new);
+    }
+
+    /// Whose circuit it is that comes in at a node there. What the neighbour does not know of is the neighbour's own doing.
+    fn client_of(&self, index: NodeIndex, inward: End) -> NodeIndex {
+        let End::Link(link, id) = inward else { return index };
+        let client = self.link_end(index, link).and_then(|end| self.clients.get(&(end.peer(), id.value())));
+        client.or_else(|| self.nodes[index].peers.get(&link)).copied().unwrap_or(index)
     }
 
     /// Links end by somebody's fault only if somebody has turned.

@@ -66,6 +66,8 @@ pub struct Network<'m, 'b> {
     talks: Vec<Talk>,
     names: HashMap<(NodeIndex, ConversationId), TalkIndex>,
     ended: HashSet<(NodeIndex, ConversationId)>,
+    /// Whose circuits go over links, by the connector's end and the circuit id there, if links are watched.
+    clients: HashMap<(StreamId, u32), NodeIndex>,
     /// What residents are to hear.
     mail: VecDeque<(NodeIndex, Letter)>,
     steps: u64,
@@ -172,6 +174,7 @@ fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnO
         talks: Vec::new(),
         names: HashMap::new(),
         ended: HashSet::new(),
+        clients: HashMap::new(),
         mail: VecDeque::new(),
         steps: 0,
         audit_stride: 1,

@@ -340,6 +340,7 @@ impl Network<'_, '_> {
         }
         self.check(index);
         if self.watching {
+            self.note_clients(index);
             self.check_neighbours(index);
             if !more {
                 self.check_wakeups(index);

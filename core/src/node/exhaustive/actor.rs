@@ -31,7 +31,7 @@ use crate::wire::{EndReason, NodeId, Target};
 
 const NOW: Instant = Instant::from_millis(0);
 
-/// Cells that travel together: a record. An onion's ten cells do, everything else travels alone.
+/// Cells that travel together: a record. An onion's ten cells do, or its parts; everything else travels alone.
 pub(super) type Record = Vec<[u8; CELL_LEN]>;
 
 /// A record's number in the table of all records that were ever sent.
@@ -122,6 +122,11 @@ pub(super) struct Outside {
 }
 
 impl Outside {
+    /// Whether there is, or was, a conversation.
+    pub(super) const fn is_known(&self) -> bool {
+        self.name.is_some()
+    }
+
     /// Whether there is, or was, a conversation and nobody has told the outside that it ended.
     pub(super) const fn is_waiting(&self) -> bool {
         self.name.is_some() && self.over.is_none() && !self.gone
@@ -401,12 +406,13 @@ impl<'m> Actor<'m> {
     fn send(&mut self, side: Side) -> Option<Record> {
         let link = self.links[side as usize]?;
         let mut cells = [[0; CELL_LEN]; ONION_CELLS];
-        // An onion leaves in one record; nothing but credit can be before it, and there is none yet.
-        let leaving = (0..self.node.onions.len()).any(|_| {
-            matches!(self.node.onions.stage(OnionIndex::default()), OnionStage::Leaving { cells: 0 })
-                && self.node.ports.get(link).is_some_and(|port| self.node.onions.front(&port.leaving).is_some())
-        });
-        let most = if leaving { ONION_CELLS } else { 1 };
+        // An onion leaves in one record, or in two of which the case says where the first one ends; everything else leaves cell by cell.
+        let leaves = self.node.ports.get(link).is_some_and(|port| self.node.onions.front(&port.leaving).is_some());
+        let most = match self.node.onions.stage(OnionIndex::default()) {
+            OnionStage::Leaving { cells: 0 } if leaves => self.case.first_cells,
+            OnionStage::Leaving { cells } if leaves => ONION_CELLS - cells,
+            _ => 1,
+        };
         let len = self.node.poll_cells(link, &mut cells[..most], NOW);
         if len == 0 {
             self.calls[side as usize] = false;

@@ -13,8 +13,9 @@
 //! And of all states together:
 //!
 //! - nothing goes on for ever: no state can be come back to;
-//! - where nothing can happen any more, all is done: both sides have heard everything and that it is over (or, if a link was cut or a side
-//!   has left, that it is over), no circuit, no cell and no reserved room is left anywhere.
+//! - where nothing can happen any more, all is done: both sides have heard everything and that it is over, no circuit, no cell and no
+//!   reserved room is left anywhere. If a side has left or was reset, the other one is told so; what was said before is delivered unless
+//!   the application has cancelled. If a link was cut, whoever is left is told that it is over.
 //!
 //! So from every state every way, and not only some, leads to completion. Time stands still meanwhile, so that no deadline helps out, but for
 //! one thing: when the application cancels while cells wait for credit in both directions of a link, the nodes at its ends may both be
@@ -36,6 +37,7 @@ use actor::{Fault, Place};
 use network::{Network, Tally, Wrong};
 
 use super::Violation;
+use crate::crypto::onion::ONION_CELLS;
 
 /// What a conversation keeps free for its control messages: with so many more it has a window of one or two cells for what is said.
 const CONTROL_ROOM: u16 = super::talk::CONTROL_ROOM;
@@ -72,6 +74,8 @@ struct Case {
     once: bool,
     /// Whether the opening is explored too, or only what comes after it.
     opening: bool,
+    /// Cells of an onion that leave in its first record; the others leave in a second one.
+    first_cells: usize,
     upset: Upset,
     /// Whether what one node promises is compared with what the other one knows, or only what follows from it is looked at.
     compare_books: bool,
@@ -85,6 +89,7 @@ impl Case {
         said: [1; 2],
         once: false,
         opening: false,
+        first_cells: ONION_CELLS,
         upset: Upset::Nothing,
         compare_books: true,
     };
@@ -180,6 +185,13 @@ fn when_a_link_is_cut_or_a_side_leaves_while_the_circuit_opens() {
     let cases =
         UPSETS.into_iter().flat_map(|upset| said.map(|said| Case { opening: true, said, upset, ..Case::PLAIN }));
     explore("upset while it opens", cases);
+}
+
+#[test]
+fn when_onions_come_in_two_parts() {
+    let upsets = UPSETS.into_iter().chain([Upset::Nothing]);
+    let cases = upsets.map(|upset| Case { opening: true, first_cells: 4, said: [1, 0], upset, ..Case::PLAIN });
+    explore("onions in two parts", cases);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::vec::Vec;
 use super::actor::{self, Books, Burden, Fault, Input, Outside, Place, Record, RecordId, SIDES};
 use super::{Case, Upset};
 use crate::circuit::table::Side;
-use crate::wire::EndReason;
+use crate::crypto::cgo::HopIndex;
+use crate::wire::{CloseReason, EndReason};
 
 /// A node's state.
 struct Local {
@@ -354,9 +355,12 @@ impl<'a> Network<'a> {
             if local.outside.is_waiting() {
                 return Err(format!("the {place:?}'s conversation has not heard its end: {:?}", local.outside));
             }
-            if state.upset || place == Place::Relay {
-                continue;
-            }
+        }
+        if state.upset {
+            return self.check_upset_end(state);
+        }
+        for place in [Place::Client, Place::Exit] {
+            let local = self.local(state, place);
             let outside = &local.outside;
             let said = outside.said == self.case.said_by(place) && outside.finish_said;
             let heard = outside.heard == self.case.said_to(place) && outside.finish_heard;
@@ -372,6 +376,46 @@ impl<'a> Network<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The same when something has gone wrong: what was to be heard all the same was heard, and what became of the conversation was told.
+    fn check_upset_end(&self, state: &State) -> Result<(), String> {
+        let [client, exit] = [Place::Client, Place::Exit].map(|place| &self.local(state, place).outside);
+        let wrong = |what: &str| Err(format!("{what}: client {client:?}, exit {exit:?}"));
+        for (hears, speaks) in [(client, exit), (exit, client)] {
+            if hears.heard > speaks.said || hears.finish_heard && !(speaks.finish_said && hears.heard == speaks.said) {
+                return wrong("heard is what was not said");
+            }
+        }
+        // Who lets go asks for no word; the exit has a conversation only once the onion and BEGIN have come.
+        let upset = self.case.upset;
+        let told = |outside: &Outside, leaves| leaves || !outside.is_known() || outside.over.is_some();
+        if !told(client, matches!(upset, Upset::Cancel | Upset::Leave)) || !told(exit, upset == Upset::Reset) {
+            return wrong("somebody was not told");
+        }
+        let closed = |outside: &Outside| outside.over.and_then(|outcome| outcome.close);
+        let finished = !exit.is_known() || closed(exit) == Some(CloseReason::Finished);
+        // Nobody has to connect to a target to which nothing was said, and then it hears no end either.
+        let untouched = self.case.opening && client.said == 0 && !exit.finish_heard;
+        let whole = exit.heard == client.said && (exit.finish_heard == client.finish_said || untouched);
+        match upset {
+            Upset::Leave if !whole => wrong("not all that was said before leaving was delivered"),
+            Upset::Leave | Upset::Cancel if !finished => wrong("the exit was told otherwise"),
+            Upset::Reset => {
+                let end = client.over.and_then(|outcome| outcome.end);
+                let over_before = whole && client.finish_said && exit.finish_said;
+                let reason = end.filter(|&(_, hop)| HopIndex::new(1) == Some(hop)).map(|(reason, _)| reason);
+                if reason != Some(EndReason::Reset) && !(over_before && reason == Some(EndReason::Done)) {
+                    return wrong("the client was not told of the reset");
+                }
+                // What waits for a client is delivered, however it ends.
+                if client.heard != exit.said || client.finish_heard != exit.finish_said {
+                    return wrong("not all that was said before the reset was delivered");
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

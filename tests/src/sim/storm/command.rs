@@ -1,27 +1,36 @@
 //! The command line of storms: many of them on all cores, or one of them in every detail.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::shrink::{Part, WEATHER, attempt, catch_panics, shrink};
-use super::{Passed, Plan};
+use super::watch::watched;
+use super::{Plan, Sum};
 
 /// What repeats a storm, with [`Part::arguments`] behind it.
-const COMMAND: &str = "cargo run -p bulbil-tests --bin storm --";
+pub(super) const COMMAND: &str = "cargo run -p bulbil-tests --bin storm --";
+
+/// How many storms, if nobody says.
+const SEEDS: NonZeroU64 = NonZeroU64::new(1_000).expect("not zero");
 
 /// What the arguments ask for.
+#[derive(Debug, PartialEq, Eq)]
 enum Asked {
-    Many { first: u64, seeds: u64, threads: usize },
+    Many { first: u64, seeds: NonZeroU64, threads: usize },
     Repeat(Part),
     Shrink(u64),
 }
 
+fn positive(name: &str, number: u64) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(number).ok_or_else(|| format!("{name} {number}: at least 1"))
+}
+
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
     let arguments: Vec<String> = arguments.collect();
-    let (mut first, mut seeds, mut threads) = (0, 1_000, None);
+    let (mut first, mut seeds, mut threads) = (0, SEEDS, None);
     let (mut seed, mut only, mut without, mut shrink) = (None, None, Vec::new(), None);
     let (pairs, rest) = arguments.as_chunks::<2>();
     if let [odd] = rest {
@@ -31,8 +40,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
         let number = || value.parse::<u64>().map_err(|_| format!("{name} {value}: not a number"));
         match name.as_str() {
             "--first" => first = number()?,
-            "--seeds" => seeds = number()?,
-            "--threads" => threads = NonZeroUsize::new(number()? as usize),
+            // None at all would pass.
+            "--seeds" => seeds = number().and_then(|number| positive(name, number))?,
+            "--threads" => threads = Some(number().and_then(|number| positive(name, number))?),
             "--seed" => seed = Some(number()?),
             "--shrink" => shrink = Some(number()?),
             "--only" => {
@@ -48,7 +58,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
             _ => return Err(format!("{name}: --first, --seeds, --threads, --seed, --only, --without or --shrink")),
         }
     }
-    let threads = threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = threads.map_or_else(cores, |threads| threads.get() as usize);
+    if first.checked_add(seeds.get()).is_none() {
+        return Err(format!("--first {first}: there are not so many seeds behind it"));
+    }
     Ok(match (seed, shrink) {
         (Some(seed), None) => Asked::Repeat(Part { seed, only, without }),
         (None, Some(seed)) => Asked::Shrink(seed),
@@ -113,42 +127,35 @@ fn report(seed: u64) {
     println!("repeat: {COMMAND} {}", small.arguments());
 }
 
-fn many(first: u64, seeds: u64, threads: usize) -> ExitCode {
+fn many(first: u64, seeds: NonZeroU64, threads: usize) -> ExitCode {
     let (next, done) = (AtomicU64::new(first), AtomicU64::new(0));
-    let totals = Mutex::new((Passed { trace: 0, events: 0, talks: 0, done: 0, faulted: 0, replayed: 0 }, Vec::new()));
+    let totals = Mutex::new((Sum::default(), Vec::new()));
     let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds {
-                        return;
-                    }
-                    let attempt = attempt(&Plan::draw(seed), false);
-                    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (sum, failed) = &mut *totals;
-                    match attempt {
-                        Ok(passed) => {
-                            sum.events += passed.events;
-                            sum.talks += passed.talks;
-                            sum.done += passed.done;
-                            sum.faulted += passed.faulted;
-                            sum.replayed += passed.replayed;
-                        }
-                        Err(panic) => {
-                            println!("seed {seed} fails: {}", panic.lines().next().unwrap_or_default());
-                            println!("repeat: {COMMAND} {}", Part::whole(seed).arguments());
-                            failed.push(seed);
-                        }
-                    }
-                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                    if done.is_multiple_of(500) {
-                        eprintln!("{done} of {seeds} in {:.0} s", begun.elapsed().as_secs_f64());
+    let next = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&seed| seed < first + seeds.get());
+    watched(|watch| {
+        let work = || {
+            while let Some(seed) = next() {
+                let attempt = {
+                    let _under_way = watch.begin(seed);
+                    attempt(&Plan::draw(seed), false)
+                };
+                let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+                let (sum, failed) = &mut *totals;
+                match attempt {
+                    Ok(passed) => sum.add(&passed),
+                    Err(panic) => {
+                        println!("seed {seed} fails: {}", panic.lines().next().unwrap_or_default());
+                        println!("repeat: {COMMAND} {}", Part::whole(seed).arguments());
+                        failed.push(seed);
                     }
                 }
-            });
-        }
+                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                if done.is_multiple_of(500) {
+                    eprintln!("{done} of {seeds} in {:.0} s", begun.elapsed().as_secs_f64());
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     });
     let (sum, mut failed) = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
     failed.sort_unstable();
@@ -162,7 +169,29 @@ fn many(first: u64, seeds: u64, threads: usize) -> ExitCode {
         sum.faulted,
         sum.replayed
     );
+    let enough = sum.check();
+    if let Err(little) = &enough {
+        println!("{little}");
+    }
     // The first few say what is wrong; the others are repeated by their numbers.
     failed.iter().take(3).for_each(|&seed| report(seed));
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() && enough.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Asked, String> {
+        parse(line.split_whitespace().map(String::from))
+    }
+
+    #[test]
+    fn no_storms_at_all_are_refused() {
+        let (first, seeds) = (7, positive("--seeds", 3).expect("not zero"));
+        assert_eq!(parsed("--first 7 --seeds 3 --threads 2"), Ok(Asked::Many { first, seeds, threads: 2 }));
+        for wrong in ["--seeds 0", "--threads 0", "--seeds", "--seeds x", "--first 18446744073709551615"] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 pub mod command;
 pub mod plan;
 pub mod shrink;
+pub mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use bulbil_core::wire::EndReason;
 
 pub use self::plan::{Operation, Plan, Step};
-use crate::sim::{Behaviour, Network, TalkIndex, run_lives};
+use crate::sim::{Behaviour, Heard, Network, TalkIndex, run_lives};
 
 /// Events in one storm beyond which something is taken to run in circles.
 const EVENTS_MAX: u64 = 20_000_000;
@@ -33,6 +34,58 @@ pub struct Passed {
     pub faulted: usize,
     /// Onions that were refused because they had come before, as far as those who refused them live.
     pub replayed: u64,
+}
+
+/// Storms from which on their sums are demanded.
+const SUMS_FROM: usize = 200;
+
+/// What many storms came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Storms that have passed.
+    pub storms: usize,
+    /// Their events.
+    pub events: u64,
+    /// Their conversations.
+    pub talks: usize,
+    /// Of those, how many ended well.
+    pub done: usize,
+    /// Links that ended by somebody's fault.
+    pub faulted: usize,
+    /// Onions that were refused because they had come before.
+    pub replayed: u64,
+}
+
+impl Sum {
+    /// One more storm has passed.
+    pub const fn add(&mut self, passed: &Passed) {
+        self.storms += 1;
+        self.events += passed.events;
+        self.talks += passed.talks;
+        self.done += passed.done;
+        self.faulted += passed.faulted;
+        self.replayed += passed.replayed;
+    }
+
+    /// Storms in which nothing goes on, or in which nobody turns, would show nothing. Of fewer than 200 nothing is demanded.
+    ///
+    /// # Errors
+    /// What there is too little of.
+    pub fn check(&self) -> Result<(), String> {
+        if self.storms < SUMS_FROM {
+            return Ok(());
+        }
+        if self.talks < self.storms || self.done <= self.talks / 10 {
+            return Err(format!("hardly a conversation ends well: {self:?}"));
+        }
+        if self.faulted <= self.storms / 4 {
+            return Err(format!("hardly a link ends by a fault: {self:?}"));
+        }
+        if self.replayed == 0 {
+            return Err(format!("nobody sends an onion twice: {self:?}"));
+        }
+        Ok(())
+    }
 }
 
 /// A storm under way.
@@ -157,9 +210,13 @@ impl Storm<'_, '_, '_> {
             assert!(talk.outcome().is_some(), "conversation {number} does not end:\n{}", network.describe());
             let well = talk.end().is_some_and(|(reason, _)| reason == EndReason::Done);
             done += usize::from(well);
-            // What ended well is whole.
-            let whole = talk.is_doubtful() || !talk.is_over() || talk.is_whole();
-            assert!(!well || whole, "conversation {number}:\n{}", network.describe());
+            if !well || talk.is_doubtful() {
+                continue;
+            }
+            // Everybody listens: what ended well has been heard, unless nobody is left to hear it, and it is whole.
+            let ended = if talk.orphaned { talk.is_over() } else { talk.app.heard_end() == Some(Heard::End) };
+            assert!(ended || talk.orphaned, "conversation {number} does not hear its end:\n{}", network.describe());
+            assert!(!ended || talk.is_whole(), "conversation {number}:\n{}", network.describe());
         }
         network.settle_links();
         Passed {
@@ -170,5 +227,28 @@ impl Storm<'_, '_, '_> {
             faulted: network.faulted_links(),
             replayed: (0..plan::NODES).map(|node| network.counters(node).replayed).sum(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_storms_in_which_too_little_happens_are_found() {
+        let enough = Sum { storms: 200, events: 1, talks: 1_000, done: 101, faulted: 51, replayed: 1 };
+        assert_eq!(enough.check(), Ok(()));
+        let nothing = Sum { storms: 200, ..Sum::default() };
+        let too_little = [
+            nothing,
+            Sum { talks: 199, ..enough },
+            Sum { done: 100, ..enough },
+            Sum { faulted: 50, ..enough },
+            Sum { replayed: 0, ..enough },
+        ];
+        for sum in too_little {
+            assert!(sum.check().is_err(), "{sum:?}");
+        }
+        assert_eq!(Sum { storms: 199, ..nothing }.check(), Ok(()), "a few storms may be calm");
     }
 }
