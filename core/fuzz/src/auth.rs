@@ -1,8 +1,6 @@
 //! The challenge-response application, `PROTOCOL.md` section 17: messages, stored records and challenges are accepted exactly where the section
 //! allows them and emitted as the very same bytes; a connection takes no frame but those of its lengths, and stays closed once it has failed.
 
-use std::sync::OnceLock;
-
 use bulbil_core::auth::challenge::Challenge;
 use bulbil_core::auth::envelope::Greeting;
 use bulbil_core::auth::message::{CONTENT_MAX_LEN, Content, MESSAGE_MAX_LEN, Message};
@@ -120,11 +118,17 @@ fn check_texts(input: &[u8]) {
 }
 
 fn check_frame(input: &[u8]) {
-    static SERVER: OnceLock<Server<Vec<Allowance>>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| {
-        let secret = ServerSecret::from_pkcs8(KEY).expect("a test key is valid");
-        Server::new(secret, KdfParameters::FLOOR, vec![Allowance::new()], &mut ChaCha20Rng::seed_from_u64(1))
-    });
+    // One for each thread: where nothing atomic has 64 bits, threads cannot share one.
+    thread_local! {
+        static SERVER: Server<Vec<Allowance>> = {
+            let secret = ServerSecret::from_pkcs8(KEY).expect("a test key is valid");
+            Server::new(secret, KdfParameters::FLOOR, vec![Allowance::new()], &mut ChaCha20Rng::seed_from_u64(1))
+        };
+    }
+    SERVER.with(|server| check_frame_of(server, input));
+}
+
+fn check_frame_of(server: &Server<Vec<Allowance>>, input: &[u8]) {
     let rng = &mut ChaCha20Rng::seed_from_u64(2);
     let (mut connection, _) = server.greet(rng);
     let Some((field, body)) = input.split_first_chunk() else { return };
