@@ -96,7 +96,8 @@ impl IdentitySecret {
     pub fn sign(&self, rng: &mut dyn CryptoRng, parts: &[&[u8]]) -> Result<Signature, SigningFailed> {
         let hash = hash(parts);
         // Not `sign`: without the operating system's generator it does not blind.
-        let signature = self.0.key().sign_with_rng(rng, Pss::<Sha256>::new_blinded(), &hash).map_err(|_| SigningFailed)?;
+        let signature =
+            self.0.key().sign_with_rng(rng, Pss::<Sha256>::new_blinded(), &hash).map_err(|_| SigningFailed)?;
         signature.as_slice().try_into().map_err(|_| SigningFailed)
     }
 }
