@@ -96,7 +96,8 @@ impl IdentitySecret {
     pub fn sign(&self, rng: &mut dyn CryptoRng, parts: &[&[u8]]) -> Result<Signature, SigningFailed> {
         let hash = hash(parts);
         // Not `sign`: without the operating system's generator it does not blind.
-        let signature = self.0.key().sign_with_rng(rng, Pss::<Sha256>::new(), &hash).map_err(|_| SigningFailed)?;
+        let signature =
+            self.0.key().sign_with_rng(rng, Pss::<Sha256>::new_blinded(), &hash).map_err(|_| SigningFailed)?;
         signature.as_slice().try_into().map_err(|_| SigningFailed)
     }
 }
@@ -123,7 +124,7 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::testing::{RSA_KEYS, rng};
+    use crate::crypto::testing::{Counted, RSA_KEYS, rng};
 
     fn identity(index: usize) -> IdentitySecret {
         IdentitySecret::from_pkcs8(RSA_KEYS[index]).unwrap()
@@ -186,6 +187,25 @@ mod tests {
         let sign = |seed| secret.sign(&mut rng(seed), &[b"text"]).unwrap();
         assert_eq!(sign(4), sign(4));
         assert_ne!(sign(4), sign(5));
+    }
+
+    #[test]
+    fn signing_is_blinded_and_padded_with_a_random_salt() {
+        let secret = identity(0);
+        let sign = |salt: &[u8; 32], seed| {
+            let mut counted = Counted { first: salt, rng: rng(seed), drawn: 0 };
+            let signature = secret.sign(&mut counted, &[b"text"]).unwrap();
+            // The salt, and a blinding factor as long as the modulus.
+            assert!(counted.drawn >= 32 + RSA_LEN, "{} bytes", counted.drawn);
+            assert_eq!(verify(&secret.public(), &[b"text"], &signature), Ok(()));
+            signature
+        };
+        // The blinding is different each time, and gone from the signature.
+        assert_eq!(sign(&[1; 32], 6), sign(&[1; 32], 7));
+        assert_ne!(sign(&[1; 32], 6), sign(&[2; 32], 6));
+        let other_padding = rsa::Pkcs1v15Sign::new_unprefixed();
+        let other = secret.0.key().sign(other_padding, &hash(&[b"text"])).unwrap();
+        assert_eq!(verify(&secret.public(), &[b"text"], other.as_slice().try_into().unwrap()), Err(BadSignature));
     }
 
     #[test]

@@ -131,7 +131,9 @@ impl PrivateKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::testing::{RSA_KEYS, rng};
+    use crate::crypto::testing::{Counted, RSA_KEYS, rng};
+
+    const LABEL: &[u8] = b"bulbil/1 test";
 
     #[test]
     fn stored_keys_come_back() {
@@ -184,6 +186,47 @@ mod tests {
         assert_eq!(public_key(&short).err(), Some(InvalidKey));
         assert_eq!(public_key(&[0; RSA_LEN]).err(), Some(InvalidKey));
         assert!(public_key(&[0xff; RSA_LEN]).is_ok());
+    }
+
+    /// Decapsulates with the randomness of `seed`; answers how many bytes of it were drawn, too.
+    fn decapsulated(key: &PrivateKey, ciphertext: &[u8], seed: u64) -> (Option<[u8; 32]>, usize) {
+        let mut counted = Counted { first: &[], rng: rng(seed), drawn: 0 };
+        let secret = key.decapsulate(LABEL, ciphertext, &mut counted);
+        (secret.ok().map(|secret| *secret), counted.drawn)
+    }
+
+    #[test]
+    fn decapsulation_is_blinded_and_fails_in_one_way() {
+        let key = PrivateKey::from_pkcs8(RSA_KEYS[0]).unwrap();
+        let public = public_key(&key.modulus()).unwrap();
+        let (ciphertext, secret) = encapsulate(&key.modulus(), LABEL, &mut rng(3)).unwrap();
+        // What an attacker who asks for one decapsulation after another sends: another padding, OAEP for another use or of another
+        // length, and numbers of his own (those of Manger begin with a byte that no padding has).
+        let mut others = std::vec![
+            public.encrypt(&mut rng(4), rsa::Pkcs1v15Encrypt, secret.as_slice()).unwrap(),
+            public.encrypt(&mut rng(4), Oaep::<Sha256>::new(), secret.as_slice()).unwrap(),
+            public.encrypt(&mut rng(4), Oaep::<Sha256>::new_with_label(LABEL), &secret[1..]).unwrap(),
+        ];
+        others.extend((2..=4).map(|last| [[0; RSA_LEN - 1].as_slice(), &[last]].concat()));
+        for at in [0, RSA_LEN / 2, RSA_LEN - 1] {
+            let mut altered = ciphertext.to_vec();
+            altered[at] ^= 1;
+            others.push(altered);
+        }
+        for seed in 5..8 {
+            // The blinding factor is as long as the modulus, and different each time; that does not change the outcome.
+            let (opened, drawn) = decapsulated(&key, &ciphertext, seed);
+            assert_eq!(opened, Some(*secret));
+            assert!(drawn >= RSA_LEN, "{drawn} bytes");
+            for other in &others {
+                // Drawn before anything is known of what is inside.
+                let (opened, drawn) = decapsulated(&key, other, seed);
+                assert_eq!(opened, None);
+                assert!(drawn >= RSA_LEN, "{drawn} bytes");
+            }
+        }
+        // This one tells nothing by its type either: there is nothing in it.
+        assert_eq!(size_of::<OaepFailed>(), 0);
     }
 
     #[test]

@@ -41,3 +41,33 @@ impl rand_core::TryRng for Scripted<'_> {
 }
 
 impl rand_core::TryCryptoRng for Scripted<'_> {}
+
+/// Counts the bytes that are drawn: first those of `first`, written down beforehand, then those of a generator.
+pub(crate) struct Counted<'a> {
+    pub(crate) first: &'a [u8],
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) drawn: usize,
+}
+
+impl rand_core::TryRng for Counted<'_> {
+    type Error = core::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_fill_bytes(&mut self, destination: &mut [u8]) -> Result<(), Self::Error> {
+        self.drawn += destination.len();
+        let (written, other) = destination.split_at_mut(destination.len().min(self.first.len()));
+        let (head, tail) = self.first.split_at(written.len());
+        written.copy_from_slice(head);
+        self.first = tail;
+        self.rng.try_fill_bytes(other)
+    }
+}
+
+impl rand_core::TryCryptoRng for Counted<'_> {}

@@ -6,6 +6,8 @@
 
 mod link;
 mod outside;
+#[cfg(test)]
+mod tests;
 
 use core::net::SocketAddr;
 

@@ -181,7 +181,7 @@ mod tests {
     use crate::crypto::replay::ReplayTag;
     use crate::crypto::testing::rng;
     use crate::node::arrival::message_of;
-    use crate::node::{Config, Patience, Resources};
+    use crate::node::{Config, Memory, Patience, Resources};
     use crate::wire::cell::{self, CELL_LEN, Cell, Command};
     use crate::wire::handshake::{Hello, InitialCredit, LinkLimits, RecordCells};
     use crate::wire::message::Message;
@@ -196,6 +196,10 @@ mod tests {
     }
 
     fn node(memory: &mut Small) -> Node<'_> {
+        node_in(memory.lend())
+    }
+
+    fn node_in(memory: Memory<'_>) -> Node<'_> {
         let limits = LinkLimits { record_cells: RecordCells::MIN, credit: InitialCredit::new(WINDOW_MIN).unwrap() };
         let config = Config {
             half_open_links: 2,
@@ -208,7 +212,7 @@ mod tests {
             onions_per_link: 8,
             patience: Patience::DEFAULT,
         };
-        Node::new(config, memory.lend(), &mut rng(1)).unwrap()
+        Node::new(config, memory, &mut rng(1)).unwrap()
     }
 
     fn wish(node: &mut Node<'_>, number: u8, now: Instant) -> Option<LinkId> {
@@ -264,6 +268,19 @@ mod tests {
         assert_eq!([link_to(1), link_to(2)], [Some(wrong), Some(right)], "of one address one link");
         node.handle_link_up(right, NodeId([7; 32]), LIMITS, at(1));
         assert_eq!(node.link_to(address(1), NodeId([7; 32]), at(1)), Some(right), "one that is up is the best answer");
+    }
+
+    #[test]
+    fn one_node_at_many_addresses_takes_a_few_links_only() {
+        // Whoever builds onions makes up addresses, and the places for links must not all go to that.
+        let mut memory = Box::new(Resources::<16, 8, 32, 128, 8, 2, 512>::new());
+        let mut node = node_in(memory.lend());
+        let mut link_to =
+            |number, last| node.link_to(SocketAddr::from(([192, 0, 2, last], 1)), NodeId([number; 32]), at(0));
+        let links: Vec<_> = (0..LINKS_PER_NODE as u8).map(|last| link_to(7, last).unwrap()).collect();
+        assert_eq!(link_to(7, 99), None);
+        assert_eq!(link_to(7, 0), Some(links[0]), "what there is can be used");
+        assert!(link_to(8, 99).is_some(), "and so can the other places");
     }
 
     #[test]

@@ -106,6 +106,9 @@ mod tests {
         assert_eq!(group("[::ffff:127.0.0.1]:9001"), group("127.0.0.1:9001"));
         assert_ne!(group("127.0.0.1:9001"), group("127.0.0.1:9002"));
         assert_ne!(group("127.0.0.1:9001"), group("127.0.0.2:9001"));
+        assert_eq!(group("[2001:db8::1]:9001"), group("[2001:db8::1]:9001"));
+        assert_ne!(group("[2001:db8::1]:9001"), group("[2001:db8::1]:9002"));
+        assert_ne!(group("[2001:db8::1]:9001"), group("[2001:db8::2]:9001"));
         let network = |text: &str| Grouping::Network.group_of(text.parse().unwrap());
         assert_eq!(network("127.0.0.1:9001"), network("127.0.3.9:77"));
     }

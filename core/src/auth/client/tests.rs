@@ -21,6 +21,12 @@ fn sessions_survive_export() {
             assert!(Session::import(&bytes.as_ref()[..len]).is_err(), "{len}");
         }
         assert!(Session::import(&[bytes.as_ref(), &[0]].concat()).is_err());
+        if standing == Standing::SignedOut {
+            // Signed out there is no number.
+            let mut bad = bytes.as_ref().to_vec();
+            bad[41] = 1;
+            assert!(matches!(Session::import(&bad), Err(WireError::NotZero)));
+        }
         for (at, byte) in [(0, 2), (33, 2), (33, u8::from(standing == Standing::SignedOut) * 7 + 3), (42, 0), (42, 65)]
         {
             let mut bad = bytes.as_ref().to_vec();
@@ -101,7 +107,10 @@ fn parameters_of_others_are_never_told() {
     let (mut server, _) = world.server.greet(&mut world.rng);
     assert!(crate::auth::testing::deliver(&mut server, world, frame.as_ref()).is_err());
     // What they can send back: garbage of the right length, or what the client has sent.
-    for mut forged in [std::vec![0; 1552], frame.as_ref()[frame.as_ref().len() - 1552..].to_vec()] {
+    let echoed = frame.as_ref()[frame.as_ref().len() - 1552..].to_vec();
+    for mut forged in
+        [std::vec![0; 1552], echoed, std::vec![0; 1551], std::vec![0; 1553], std::vec![0; 16], std::vec![]]
+    {
         let handled = client.handle_confirmation(&mut forged);
         assert_eq!(handled, Err(ClientError::Channel(ChannelFailed)));
         assert_eq!(client.parameters(), None);
@@ -131,6 +140,31 @@ fn only_the_servers_own_key_confirms() {
         server.seal(&message, None, &mut frame).unwrap();
         let reply = &frame.as_ref()[LENGTH_LEN..];
         assert_eq!(client.handle_confirmation(&mut reply.to_vec()), expected);
+    }
+}
+
+/// What a broken server, or somebody in its place, says when it is asked for its key.
+#[test]
+fn only_a_key_is_found() {
+    let reply = |request, content| Message::unsigned(Username::nobody(), request, content);
+    let cases = [
+        (reply(Request::PublicKey, Content::Key(server_key())), Ok(server_key())),
+        (reply(Request::SignIn, Content::Key(server_key())), Err(ClientError::Unexpected)),
+        (reply(Request::PublicKey, Content::Text("503 unavailable")), Err(ClientError::Unexpected)),
+        (reply(Request::Log, Content::Text("503 unavailable")), Err(ClientError::Unexpected)),
+        (reply(Request::Act, Content::Raw(b"note")), Err(ClientError::Unexpected)),
+    ];
+    for (message, expected) in cases {
+        let rng = &mut rng(1);
+        let greeter = Greeter::new(KdfParameters::FLOOR, rng);
+        let greeting = Greeting::parse(greeter.greeting()).unwrap();
+        let mut frame = Frame::new();
+        let discovery = Discovery::new(&greeting, rng, &mut frame).unwrap();
+        let mut bytes = frame.as_ref()[LENGTH_LEN..].to_vec();
+        let (mut server, _) = greeter.accept(&crate::auth::testing::server_secret(), &mut bytes, rng).unwrap();
+        server.seal(&message, None, &mut frame).unwrap();
+        let mut reply = frame.as_ref()[LENGTH_LEN..].to_vec();
+        assert_eq!(discovery.handle(&mut reply), expected);
     }
 }
 

@@ -62,6 +62,26 @@ fn a_record_knows_one_key_to_four() {
 }
 
 #[test]
+fn what_storage_was_never_given_is_refused() {
+    let devices = 1 + 8 + 8 + 65 + 32;
+    let presence = devices + 1 + 4 * 32;
+    let good = signed_up("alice", 7).encode();
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = good.to_vec();
+        bytes[at] = byte;
+        UserRecord::decode(&bytes).err()
+    };
+    assert_eq!(changed(0, 2), Some(WireError::UnknownCode), "a version to come");
+    assert_eq!(changed(8, 0), Some(WireError::Invalid), "revision 0");
+    for device in 1..4 {
+        assert_eq!(changed(devices + 1 + 32 * device, 1), Some(WireError::NotZero), "a place that is not counted");
+    }
+    assert_eq!(changed(presence, 2), Some(WireError::UnknownCode));
+    assert_eq!(changed(presence + 1, 1), Some(WireError::NotZero), "the key of no session");
+    assert!(UserRecord::decode(good.as_slice()).is_ok());
+}
+
+#[test]
 fn changes_count_and_keep_the_rest() {
     let record = sample();
     assert_eq!((record.revision(), record.sessions()), (Revision(7), SessionNumber(5)));

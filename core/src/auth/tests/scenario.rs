@@ -126,6 +126,44 @@ fn changes_at_once_all_count() {
 }
 
 #[test]
+fn an_answer_is_judged_again_by_what_was_stored_meanwhile() {
+    let world = &mut World::with_alice();
+    let mut alice = world.session("alice", 1);
+    // Somebody else has become alice, with another password, while the answer was judged.
+    let other = crate::auth::testing::session_secret(2).public();
+    let anew = UserRecord::new(name("alice"), password(2), &other);
+    race(world, |_| anew.connected(&other).unwrap());
+    assert_eq!(world.line().sign_in(world, &mut alice, 1), Status::Refused);
+    assert!(*world.users.load(&name("alice")).unwrap().unwrap().presence() == Presence::Connected(other));
+}
+
+#[test]
+fn whoever_always_comes_too_late_is_told_so_and_the_server_goes_on() {
+    let world = &mut World::with_alice();
+    let mut alice = world.session("alice", 1);
+    assert_eq!(world.line().sign_in(world, &mut alice, 1), signed_in(1));
+    let crowd = |world: &mut World| {
+        // Others store something just before each attempt, however many there are.
+        let mut record = world.users.load(&name("alice")).unwrap().unwrap();
+        let faster = (0..100u8).map(|number| {
+            record = record.with_note(&[number]).unwrap();
+            record.clone()
+        });
+        world.users.races = faster.collect();
+        world.users.races.reverse();
+    };
+    crowd(world);
+    let writes = world.users.writes;
+    assert_eq!(world.line().act(world, &mut alice, Act::Write(b"mine")), Said::Log(Status::Unavailable));
+    crowd(world);
+    let mut again = world.session("alice", 3);
+    assert_eq!(world.line().sign_in(world, &mut again, 1), Status::Unavailable);
+    assert_eq!(world.users.writes, writes, "nothing was stored over what others had stored");
+    world.users.races.clear();
+    assert_eq!(world.line().sign_in(world, &mut again, 1), signed_in(2));
+}
+
+#[test]
 fn connections_do_not_share_challenges() {
     let world = &mut World::with_alice();
     let (mut one, mut two) = (world.session("alice", 1), world.session("alice", 2));

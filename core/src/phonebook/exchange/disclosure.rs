@@ -155,7 +155,7 @@ mod tests {
     use super::super::super::{NEW_PLACES, Source, TRIED_PLACES};
     use super::super::FILTER_MAX_LEN;
     use super::*;
-    use crate::wire::{Descriptor, PortRange};
+    use crate::wire::{Descriptor, PortRange, Roles};
 
     /// So many nodes, every second one met.
     fn held(count: u32) -> Vec<Held> {
@@ -264,6 +264,11 @@ mod tests {
             book.insert(with(number, |_| ()), peer, NOW).unwrap();
         }
         assert!(is_joining(&book, hops(1), Strictness::Prefer), "heard of, not met");
+        for number in 60..64 {
+            let roles = Roles { relay: false, exit: false, constrained: false };
+            book.insert(with(number, |d| d.roles = roles), Source::Met, NOW).unwrap();
+        }
+        assert!(is_joining(&book, hops(1), Strictness::Ignore), "whoever has met only such as do nothing");
         for number in 50..52 {
             book.insert(shared(in_group(exit(number, PortRange::ALL), 7)), Source::Met, NOW).unwrap();
         }

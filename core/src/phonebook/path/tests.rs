@@ -111,6 +111,18 @@ fn one_hop_is_the_last_and_needs_no_guard() {
 }
 
 #[test]
+fn every_last_hop_has_services() {
+    let mut room = room_with([descriptor(1), web_exit(2), relay_and_exit(3)]);
+    let (book, mut rng) = (room.book(), rng(0));
+    let mut drawn = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        let path = book.choose_path(&request(1, LastHop::Service), &mut Guards::new(), &mut rng).unwrap();
+        drawn.insert(path.hops()[0].node);
+    }
+    assert_eq!(drawn, (1..4).map(node).collect());
+}
+
+#[test]
 fn errors_say_what_is_missing() {
     let choose = |descriptors: &[Descriptor], request: &PathRequest<'_>| {
         let mut room = room_with(descriptors.iter().cloned());

@@ -680,3 +680,70 @@ fn strangers_do_not_outshout_those_who_were_asked_the_time() {
     assert_eq!(steward.clock(), ClockVerdict::Agrees);
     assert!(!steward.is_clock_in_doubt());
 }
+
+#[test]
+fn a_node_that_shows_what_has_expired_has_failed_its_test() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    let now = at(HOURS);
+    meet_all(&mut steward, NODES, now);
+    let expired = with(1, |d| (d.sequence, d.valid_until) = (u64::MAX, NOW));
+    test_begins(&mut steward, 1, now);
+    assert_eq!(steward.handle_shown(expired.clone(), address(1), now), Err(Refusal::Expired));
+    assert_eq!(steward.book().get(&node(1)).unwrap().failures(), 1);
+    // Who shows it elsewhere harms nobody, and one that is not known has nothing to lose.
+    assert_eq!(steward.handle_shown(expired, "192.0.2.1:1".parse().unwrap(), now), Err(Refusal::Expired));
+    assert_eq!(steward.book().get(&node(1)).unwrap().failures(), 1);
+    let stranger = with(100, |d| d.valid_until = NOW);
+    assert_eq!(steward.handle_shown(stranger, address(100), now), Err(Refusal::Expired));
+    assert!(steward.book().get(&node(100)).is_none());
+}
+
+#[test]
+fn a_node_that_contradicts_itself_is_disputed_and_that_is_kept() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    let known = shown(1, NOW);
+    let other = with(1, |d| {
+        *d = known.descriptor().clone();
+        d.link_key = [9; 32];
+    });
+    steward.take_changed();
+    test_begins(&mut steward, 1, at(1));
+    assert_eq!(steward.handle_shown(other, address(1), at(1)), Err(Refusal::Disputed));
+    assert!(steward.take_changed(), "the evidence is to be stored");
+    assert!(steward.book().get(&node(1)).unwrap().is_disputed());
+}
+
+#[test]
+fn links_that_have_shown_themselves_or_are_disputed_are_not_tested_again() {
+    let mut room = Room::new(64, 64);
+    let mut steward = steward(&mut room);
+    acquainted(&mut steward);
+    let links = links(&steward);
+    // After a long silence somebody answers: the links are due.
+    let now = at(2 * HOURS);
+    let others = || NODES.filter(|&number| !links.contains(&node(number)));
+    for number in others() {
+        let _refused = meet(&mut steward, number, now, now.date);
+    }
+    let met = *links.first().unwrap();
+    let disputed = *links.last().unwrap();
+    assert_ne!(met, disputed);
+    meet(&mut steward, number_of(&met), now, now.date).unwrap();
+    let number = number_of(&disputed);
+    let contradiction = with(number, |d| {
+        *d = steward.book().get(&disputed).unwrap().descriptor().clone();
+        d.link_key = [9; 32];
+    });
+    assert_eq!(steward.handle_shown(contradiction, address(number), now), Err(Refusal::Disputed));
+    let mut tested = BTreeSet::new();
+    while let (Some(test), _) = steward.poll_test(false, now, &mut rng(1)) {
+        if test.urgent {
+            tested.insert(test.node);
+        }
+    }
+    assert_eq!(tested, links.iter().copied().filter(|node| ![met, disputed].contains(node)).collect());
+}
