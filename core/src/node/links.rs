@@ -374,9 +374,10 @@ mod tests {
         };
         end(&mut node, link);
         node.audit().unwrap();
-        let mut out = [[0; CELL_LEN]; 4];
-        assert_eq!(node.poll_cells(client, &mut out, at(1)), 2);
-        let [relay, close, ..] = &mut out;
+        // The client takes records of one cell.
+        let mut out = [[[0; CELL_LEN]; 1]; 2];
+        assert_eq!(out.each_mut().map(|cell| node.poll_cells(client, cell, at(1))), [1, 1]);
+        let [[relay], [close]] = &mut out;
         let Ok(Cell::Relay(_, body)) = Cell::parse(relay) else { panic!("not END") };
         let hop = ClientBackward::new([&backward]).unwrap().receive(Command::RELAY, body);
         assert_eq!(hop, HopIndex::new(0));
