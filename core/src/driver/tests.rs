@@ -206,6 +206,8 @@ fn what_is_attached_after_the_client_has_gone_is_dropped() {
             peer.say(&[circuit.close(CloseReason::TimedOut)]);
             bench.serve(peer.link);
             assert!(!bench.driver.node().knows(name));
+            // The shell may not have heard of that yet.
+            bench.driver.service_conversation(&mut bench.shell, name, NOW);
             let stream = Stream::default();
             if id == 1 {
                 bench.driver.handle_service(&mut bench.shell, name, Ok(stream.clone()), NOW);
