@@ -4,6 +4,7 @@ mod bench;
 mod peer;
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::vec::Vec;
 
 use bench::{Bench, CREDIT, NOW, Stream, TIME, keys, run};
@@ -144,6 +145,26 @@ fn whoever_says_very_much_leaves_others_their_turn() {
 }
 
 #[test]
+fn whoever_takes_nothing_for_a_minute_loses_its_link_and_nobody_else() {
+    run(|bench| {
+        let (mut silent, mut other) = (Peer::connect(bench), Peer::connect(bench));
+        silent.stream.0.borrow_mut().full = true;
+        for peer in [&mut silent, &mut other] {
+            // No onion: that this is refused is to be said.
+            peer.say(&[cell(1, Command::OPEN, &[7]); 10]);
+            bench.serve(peer.link);
+        }
+        assert_eq!((silent.hear().len(), other.hear().len()), (0, 1));
+        bench.driver.handle_timeout(&mut bench.shell, NOW.after(Duration::from_secs(59)));
+        assert_eq!(bench.shell.ends, []);
+        bench.driver.handle_timeout(&mut bench.shell, NOW.after(Duration::from_secs(61)));
+        assert_eq!(bench.shell.ends, [LinkEnd::Stalled]);
+        let node = bench.driver.node();
+        assert_eq!((node.knows_link(silent.link), node.knows_link(other.link)), (false, true));
+    });
+}
+
+#[test]
 fn a_target_that_breaks_at_the_end_of_the_request_is_said_to_have_reset() {
     run(|bench| {
         let mut peer = Peer::connect(bench);
@@ -185,6 +206,8 @@ fn what_is_attached_after_the_client_has_gone_is_dropped() {
             peer.say(&[circuit.close(CloseReason::TimedOut)]);
             bench.serve(peer.link);
             assert!(!bench.driver.node().knows(name));
+            // The shell may not have heard of that yet.
+            bench.driver.service_conversation(&mut bench.shell, name, NOW);
             let stream = Stream::default();
             if id == 1 {
                 bench.driver.handle_service(&mut bench.shell, name, Ok(stream.clone()), NOW);

@@ -268,6 +268,13 @@ mod tests {
         assert_eq!([link_to(1), link_to(2)], [Some(wrong), Some(right)], "of one address one link");
         node.handle_link_up(right, NodeId([7; 32]), LIMITS, at(1));
         assert_eq!(node.link_to(address(1), NodeId([7; 32]), at(1)), Some(right), "one that is up is the best answer");
+        // The wrong address was one of the node's after all: its link is newer, and one is enough.
+        while node.poll_link().is_some() {}
+        node.handle_link_up(wrong, NodeId([7; 32]), LIMITS, at(2));
+        let wishes: Vec<_> = core::iter::from_fn(|| node.poll_link()).collect();
+        assert_eq!(wishes, [(wrong, LinkWish::Send), (right, LinkWish::Close)]);
+        node.handle_link_down(right, at(2));
+        assert_eq!((known(&node, &[wrong, right]), node.usage().links), (Vec::from([true, false]), 1));
     }
 
     #[test]

@@ -212,7 +212,7 @@ pub(super) fn run<T>(test: impl FnOnce(&mut Bench<'_, '_>) -> T) -> T {
     const CIRCUITS: usize = 8;
     let mut memory = Box::new(Resources::<LINKS, CIRCUITS, 32, 256, 4, 2, 64>::new());
     let mut buffers = std::vec![[0; LINK_BUFFER_MIN + record_len(RECORD_CELLS)]; 2 * LINKS];
-    let mut buffers = buffers.iter_mut().map(|buffer| buffer.as_mut_slice());
+    let mut buffers = buffers.iter_mut().map(<[u8; _]>::as_mut_slice);
     let mut links = [(); LINKS].map(|()| LinkPlace::new(buffers.next().unwrap(), buffers.next().unwrap()));
     let mut outsides = [(); CIRCUITS].map(|()| OutsidePlace::EMPTY);
     let mut scratch = [0; 2048];

@@ -747,3 +747,23 @@ fn links_that_have_shown_themselves_or_are_disputed_are_not_tested_again() {
     }
     assert_eq!(tested, links.iter().copied().filter(|node| ![met, disputed].contains(node)).collect());
 }
+
+#[test]
+fn a_path_with_a_doubted_hop_is_not_used_again() {
+    let mut room = Room::new(64, 64);
+    let mut places = [const { None }; 2];
+    let mut steward = steward(&mut room);
+    steward.paths = PathCache::new(&mut places, PATH_LIFETIME);
+    acquainted(&mut steward);
+    let request = PathRequest::new(LastHop::Exit { port: None }, NOW);
+    let nodes = |steward: &mut Steward<'_, Card>, seed| {
+        let path = steward.choose_path(&request, Some(IsolationKey([1; 32])), &mut rng(seed)).unwrap();
+        path.hops().iter().map(|hop| hop.node).collect::<StdVec<_>>()
+    };
+    let path = nodes(&mut steward, 1);
+    assert_eq!(nodes(&mut steward, 2), path);
+    // Nobody can be blamed: the hop is as good as before, and the path is another one.
+    steward.handle_hop_doubted(&path[2]);
+    assert_ne!(nodes(&mut steward, 3), path);
+    assert_eq!(steward.book().get(&path[2]).unwrap().failures(), 0);
+}
