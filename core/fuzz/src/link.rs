@@ -366,7 +366,9 @@ impl World<'_, '_> {
         assert!(out.sent.len() < FIRST_LEN || out.sent[..2] == (FIRST_LEN as u16 - 2).to_be_bytes());
         // What comes first decides; the connector may have given up before the rest of the answer came.
         let expected = if asked && answered { vec![self::answerer().2] } else { vec![] };
-        assert_eq!(connector.met, expected);
+        // Whose stream breaks while the answer lies there unread may not look at it any more.
+        let broke = (out.closed || back.closed) && connector.ends.contains(&LinkEnd::Closed);
+        assert!(connector.met == expected || broke && connector.met.is_empty(), "{:?}, {expected:?}", connector.met);
         assert!(answerer.met.is_empty(), "the connector is nobody");
         assert!(back.sent.is_empty() || out.came.len() >= FIRST_LEN, "answered before the whole question");
         assert!(out.sent.len() <= FIRST_LEN || asked && answered, "records before the answer");
