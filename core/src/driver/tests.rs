@@ -8,6 +8,7 @@ use core::time::Duration;
 use std::vec::Vec;
 
 use bench::{Bench, CREDIT, NOW, Stream, TIME, keys, run};
+use embedded_io::ErrorKind;
 use peer::{Circuit, Peer, answer_as, cell};
 
 use super::{LinkEnd, More};
@@ -271,6 +272,36 @@ fn a_hop_in_the_middle_takes_padding_and_nothing_else() {
             } else {
                 assert_eq!(said, [(0, std::format!("{:?}", Message::End(EndReason::Protocol)))]);
             }
+        });
+    }
+}
+
+#[test]
+fn a_link_that_this_machine_cannot_make_is_said_to_be_so_only_while_it_is_being_made() {
+    let ends = [
+        (Err(ErrorKind::OutOfMemory), EndReason::Busy),
+        (Err(ErrorKind::ConnectionRefused), EndReason::NextHopUnreachable),
+        // Made, and broken while hands are shaken: whatever the reason, the next hop was there.
+        (Ok(()), EndReason::NextHopUnreachable),
+    ];
+    for (made, expected) in ends {
+        run(|bench| {
+            let mut peer = Peer::connect(bench);
+            let next = keys(1);
+            let own = (bench.shell.keys.node, bench.shell.keys.onion.current().public());
+            let mut circuit = Circuit::new(1, &[own, (next.node, next.onion.current().public())]);
+            peer.say(&circuit.open());
+            bench.serve(peer.link);
+            let link = bench.shell.links.pop().unwrap();
+            bench.driver.handle_link_stream(&mut bench.shell, link, made.map(|()| Stream::default()), NOW);
+            if made.is_ok() {
+                bench.driver.close_link(&mut bench.shell, link, LinkEnd::Io(ErrorKind::OutOfMemory), NOW);
+            }
+            bench.serve(peer.link);
+            assert_eq!(bench.shell.ends, [LinkEnd::Io(made.err().unwrap_or(ErrorKind::OutOfMemory))]);
+            let said = circuit.understand(&mut peer.hear());
+            assert_eq!(said, [(0, std::format!("{:?}", Message::End(expected)))]);
+            assert_eq!(bench.driver.node().counters().busy, u64::from(expected == EndReason::Busy));
         });
     }
 }
