@@ -15,16 +15,11 @@ use bulbil_core::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use super::model::RSA_KEYS;
 use super::script::Script;
 
-const KEYS: [&[u8]; 4] = [
-    include_bytes!("../../tests/vectors/rsa/test-key-0.der"),
-    include_bytes!("../../tests/vectors/rsa/test-key-1.der"),
-    include_bytes!("../../tests/vectors/rsa/test-key-2.der"),
-    include_bytes!("../../tests/vectors/rsa/test-key-3.der"),
-];
 const NAMES: [&str; 2] = ["alice", "bob"];
-const COMPUTERS: usize = KEYS.len() - 1;
+const COMPUTERS: usize = RSA_KEYS.len() - 1;
 const LINES: usize = NAMES.len() * COMPUTERS;
 /// Each costs private-key operations.
 const STEPS_MAX: usize = 24;
@@ -116,7 +111,7 @@ pub fn check(input: &[u8]) {
         return;
     }
     let mut rng = ChaCha20Rng::seed_from_u64(1);
-    let secret = ServerSecret::from_pkcs8(KEYS[0]).expect("a test key is sound");
+    let secret = ServerSecret::from_pkcs8(RSA_KEYS[0]).expect("a test key is sound");
     let allowances = (0..64).map(|_| Allowance::new()).collect();
     let server = Server::new(secret, KdfParameters::FLOOR, allowances, &mut rng);
     let mut world = World {
@@ -163,7 +158,7 @@ impl World {
         let mut frame = Frame::new();
         let (line, server) = (&mut self.lines[index], self.server.public());
         let session = self.sessions[index].get_or_insert_with(|| {
-            let secret = SessionSecret::from_pkcs8(KEYS[1 + computer]).expect("a test key is sound");
+            let secret = SessionSecret::from_pkcs8(RSA_KEYS[1 + computer]).expect("a test key is sound");
             Session::new(name(NAMES[who]), server, secret)
         });
         let key_of_session = session.public().fingerprint();

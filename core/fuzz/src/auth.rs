@@ -10,7 +10,8 @@ use bulbil_core::wire::Writer;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-const KEY: &[u8] = include_bytes!("../../tests/vectors/rsa/test-key-0.der");
+use super::model::RSA_KEYS;
+
 const REQUESTS: [&str; 7] = ["public_key", "sign_up", "sign_in", "challenge", "act", "disconnect", "log"];
 /// What the DER of an RSA-2048 key is but for its modulus.
 const DER_HEAD: &str = "30820122300d06092a864886f70d01010105000382010f003082010a0282010100";
@@ -121,7 +122,7 @@ fn check_frame(input: &[u8]) {
     // One for each thread: where nothing atomic has 64 bits, threads cannot share one.
     thread_local! {
         static SERVER: Server<Vec<Allowance>> = {
-            let secret = ServerSecret::from_pkcs8(KEY).expect("a test key is valid");
+            let secret = ServerSecret::from_pkcs8(RSA_KEYS[0]).expect("a test key is valid");
             Server::new(secret, KdfParameters::FLOOR, vec![Allowance::new()], &mut ChaCha20Rng::seed_from_u64(1))
         };
     }

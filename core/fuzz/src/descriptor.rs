@@ -13,9 +13,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
-use super::model::{self, Bytes};
+use super::model::{self, Bytes, RSA_KEYS};
 
-const IDENTITY: &[u8] = include_bytes!("../../tests/vectors/rsa/test-key-0.der");
 /// When the signed descriptors are valid.
 const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -112,12 +111,12 @@ pub fn allowed(input: &[u8]) -> Option<()> {
     bytes.0.is_empty().then_some(())
 }
 
-/// The only descriptors that verify: one with either kind of onion key, by [`IDENTITY`].
+/// The only descriptors that verify: one with either kind of onion key, by the first of [`RSA_KEYS`].
 pub fn signed() -> &'static [Vec<u8>] {
     static SIGNED: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     SIGNED.get_or_init(|| {
         let rng = &mut ChaCha20Rng::seed_from_u64(1);
-        let secret = IdentitySecret::from_pkcs8(IDENTITY).expect("the test key is sound");
+        let secret = IdentitySecret::from_pkcs8(RSA_KEYS[0]).expect("the test key is sound");
         let ranges =
             |bounds: &[(u16, u16)]| bounds.iter().filter_map(|&(low, high)| PortRange::new(low, high)).collect();
         let relay = Descriptor {

@@ -30,9 +30,9 @@ use embedded_io::ErrorType;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{CryptoRng, SeedableRng};
 
+use super::model::RSA_KEYS;
 use super::script::Script;
 
-const IDENTITY: &[u8] = include_bytes!("../../tests/vectors/rsa/test-key-0.der");
 const TIME: UnixTime = UnixTime(1_800_000_000);
 const NOW: Instant = Instant::from_millis(0);
 /// The connector's message with its length: an X25519 key and an ML-KEM-768 key.
@@ -186,7 +186,7 @@ fn answerer() -> &'static ([u8; 32], Vec<u8>, NodeId) {
     static ANSWERER: OnceLock<([u8; 32], Vec<u8>, NodeId)> = OnceLock::new();
     ANSWERER.get_or_init(|| {
         let rng = &mut ChaCha20Rng::seed_from_u64(1);
-        let (identity, link) = (IdentitySecret::from_pkcs8(IDENTITY), LinkSecret::generate(rng));
+        let (identity, link) = (IdentitySecret::from_pkcs8(RSA_KEYS[0]), LinkSecret::generate(rng));
         let identity = identity.expect("the test key is sound");
         let mut descriptor = Descriptor {
             identity: identity.public(),

@@ -1,4 +1,12 @@
-//! What the protocol's texts say of the layouts that several targets share, written without the core.
+//! What several targets share: keys, and what the protocol's texts say of layouts, written without the core.
+
+/// The RSA-2048 keys for tests, PKCS#8 DER.
+pub const RSA_KEYS: [&[u8]; 4] = [
+    include_bytes!("../../tests/vectors/rsa/test-key-0.der"),
+    include_bytes!("../../tests/vectors/rsa/test-key-1.der"),
+    include_bytes!("../../tests/vectors/rsa/test-key-2.der"),
+    include_bytes!("../../tests/vectors/rsa/test-key-3.der"),
+];
 
 /// Takes the front off a byte string, or fails.
 pub struct Bytes<'a>(pub &'a [u8]);

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::OnceLock;
 
 use aes::Aes128;
-use bulbil_core::crypto::kem::{Kem, OnionKeys, OnionSecret, SharedSecret, XWing};
+use bulbil_core::crypto::kem::{Kem, OnionKeys, OnionSecret, Rsa2048, SharedSecret, XWing};
 use bulbil_core::crypto::onion::{HopSpec, Instruction, ONION_LEN, Onion, OnionRejected, Peeled, build, peel};
 use bulbil_core::wire::{NodeId, OnionKey, OnionKeyKind};
 use ctr::cipher::{KeyIvInit, StreamCipher};
@@ -16,22 +16,27 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
-use super::model::{Bytes, zeros};
+use super::model::{Bytes, RSA_KEYS, zeros};
 use super::script::Script;
 
-const CIPHERTEXT_LEN: usize = 1120;
 const MAC_LEN: usize = 16;
 const INSTRUCTION_LEN: usize = 64;
-const BODY: usize = CIPHERTEXT_LEN + MAC_LEN;
 const HOPS: usize = 4;
 
-/// The input is a [`Script`]: which onion, what is done to it and who gets it.
+/// The input is a [`Script`]: which onion, what is done to it and who gets it. One in sixteen is about RSA, which takes twenty times as long.
 pub fn check(input: &[u8]) {
+    static X_WING: OnceLock<World> = OnceLock::new();
+    static RSA: OnceLock<World> = OnceLock::new();
     let mut script = Script::new(input);
-    match script.byte() {
-        Some(choice) if choice & 1 == 0 => check_altered(&mut script),
-        Some(_) => check_authentic(&mut script),
-        None => {}
+    let Some(choice) = script.byte() else { return };
+    let world = match choice {
+        ..0xf0 => X_WING.get_or_init(|| World::new(OnionKeyKind::XWing)),
+        0xf0.. => RSA.get_or_init(|| World::new(OnionKeyKind::Rsa2048)),
+    };
+    if choice & 1 == 0 {
+        check_altered(world, &mut script);
+    } else {
+        check_authentic(world, &mut script);
     }
 }
 
@@ -49,22 +54,28 @@ struct Opening {
 }
 
 struct World {
-    /// The second node's key of the path is its previous one.
+    kind: OnionKeyKind,
+    /// The second node's key of the path is its previous one. Its current one is of x-wing.
     nodes: [Node; HOPS],
     openings: [Opening; 2],
     /// A ciphertext for the first node and the secret in it.
-    sealed: ([u8; CIPHERTEXT_LEN], SharedSecret),
+    sealed: (Vec<u8>, SharedSecret),
 }
 
-fn world() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| {
+impl World {
+    fn new(kind: OnionKeyKind) -> Self {
         let rng = &mut ChaCha20Rng::seed_from_u64(1);
         let nodes = [0, 1, 2, 3].map(|index| {
-            let secret = OnionSecret::generate(OnionKeyKind::XWing, rng);
+            let mut generate = |kind| match kind {
+                OnionKeyKind::Rsa2048 => {
+                    OnionSecret::import(kind, RSA_KEYS[usize::from(index)]).expect("a test key is sound")
+                }
+                OnionKeyKind::XWing => OnionSecret::generate(kind, rng),
+            };
+            let secret = generate(kind);
             let public = secret.public();
             let keys = match index {
-                1 => OnionKeys::new(OnionSecret::generate(OnionKeyKind::XWing, rng), Some(secret)),
+                1 => OnionKeys::new(generate(OnionKeyKind::XWing), Some(secret)),
                 _ => OnionKeys::new(secret, None),
             };
             let address = if index == 2 { "[2001:db8::7]:443" } else { "192.0.2.1:9001" };
@@ -81,25 +92,33 @@ fn world() -> &'static World {
             });
             Opening { onions, keys }
         });
-        let OnionKey::XWing(public) = &nodes[0].public else { panic!("another key than was made") };
-        let mut ciphertext = [0; CIPHERTEXT_LEN];
-        let secret = XWing::encapsulate(public, &mut ciphertext, rng).expect("the key is sound");
-        World { nodes, openings, sealed: (ciphertext, secret) }
-    })
+        let mut ciphertext = vec![0; ciphertext_len(kind)];
+        let secret = match &nodes[0].public {
+            OnionKey::Rsa2048(public) => Rsa2048::encapsulate(public, &mut ciphertext, rng),
+            OnionKey::XWing(public) => XWing::encapsulate(public, &mut ciphertext, rng),
+        };
+        Self { kind, nodes, openings, sealed: (ciphertext, secret.expect("the key is sound")) }
+    }
+}
+
+const fn ciphertext_len(kind: OnionKeyKind) -> usize {
+    match kind {
+        OnionKeyKind::Rsa2048 => 256,
+        OnionKeyKind::XWing => 1120,
+    }
 }
 
 fn offer(node: &Node, onion: &mut Onion) -> Result<Peeled, OnionRejected> {
     peel(onion, &node.id, &node.keys, &mut ChaCha20Rng::seed_from_u64(2))
 }
 
-fn check_altered(script: &mut Script<'_>) {
-    let world = world();
+fn check_altered(world: &World, script: &mut Script<'_>) {
     let Some(choice) = script.byte().map(usize::from) else { return };
     let (which, hop, receiver) = (choice & 1, choice >> 1 & 3, choice >> 3 & 3);
     let original = &world.openings[which].onions[hop];
     let mut onion = original.clone();
     for _ in 0..16 {
-        if alter(&mut onion, script).is_none() {
+        if alter(&mut onion, world, script).is_none() {
             break;
         }
     }
@@ -122,7 +141,7 @@ fn check_altered(script: &mut Script<'_>) {
     assert_eq!(*peeled.keys.backward, *opening.keys[receiver].backward);
 }
 
-fn alter(onion: &mut Onion, script: &mut Script<'_>) -> Option<()> {
+fn alter(onion: &mut Onion, world: &World, script: &mut Script<'_>) -> Option<()> {
     match script.byte()? % 6 {
         0 => onion[script.below(ONION_LEN)?] ^= script.byte()?,
         1 => onion[script.range(ONION_LEN)?].fill(script.byte()?),
@@ -134,7 +153,7 @@ fn alter(onion: &mut Onion, script: &mut Script<'_>) -> Option<()> {
         3 => onion.rotate_left(script.below(ONION_LEN)?),
         4 => {
             let choice = usize::from(script.byte()?);
-            let other = &world().openings[choice & 1].onions[choice >> 1 & 3];
+            let other = &world.openings[choice & 1].onions[choice >> 1 & 3];
             let range = script.range(ONION_LEN)?;
             onion[range.clone()].copy_from_slice(&other[range]);
         }
@@ -148,30 +167,31 @@ fn alter(onion: &mut Onion, script: &mut Script<'_>) -> Option<()> {
     Some(())
 }
 
-fn check_authentic(script: &mut Script<'_>) {
-    let world = world();
+fn check_authentic(world: &World, script: &mut Script<'_>) {
     let (node, (ciphertext, secret)) = (&world.nodes[0], &world.sealed);
+    let body_at = ciphertext.len() + MAC_LEN;
+    let body_len = ONION_LEN - body_at;
     let instruction: [u8; INSTRUCTION_LEN] = script.array();
     let fill = script.byte().unwrap_or_default();
 
     let mut okm = [0; 216];
-    let info = [&node.id.0[..], &[2], &Sha256::digest(ciphertext)].concat();
+    let info = [&node.id.0[..], &[world.kind as u8], &Sha256::digest(ciphertext)].concat();
     Hkdf::<Sha256>::new(Some(b"bulbil/1 onion"), &**secret).expand(&info, &mut okm).expect("216 bytes");
     let (mac_key, rest) = okm.split_at(32);
     let (stream_key, rest) = rest.split_at(16);
     let (replay_tag, seeds) = rest.split_at(8);
 
     // `b`, and behind it what the hop appends.
-    let mut body = vec![fill; ONION_LEN - BODY];
+    let mut body = vec![fill; body_len];
     body[..INSTRUCTION_LEN].copy_from_slice(&instruction);
-    body.extend_from_slice(&[0; CIPHERTEXT_LEN + MAC_LEN + INSTRUCTION_LEN]);
+    body.resize(body_len + body_at + INSTRUCTION_LEN, 0);
     let mut keystream = ctr::Ctr128BE::<Aes128>::new_from_slices(stream_key, &[0; 16]).expect("16 bytes each");
     keystream.apply_keystream(&mut body);
     let mut onion = Box::new([0; ONION_LEN]);
-    onion[..CIPHERTEXT_LEN].copy_from_slice(ciphertext);
-    onion[BODY..].copy_from_slice(&body[..ONION_LEN - BODY]);
-    let mac = Hmac::<Sha256>::new_from_slice(mac_key).expect("any length").chain_update(&onion[BODY..]).finalize();
-    onion[CIPHERTEXT_LEN..BODY].copy_from_slice(&mac.into_bytes()[..MAC_LEN]);
+    onion[..ciphertext.len()].copy_from_slice(ciphertext);
+    onion[body_at..].copy_from_slice(&body[..body_len]);
+    let mac = Hmac::<Sha256>::new_from_slice(mac_key).expect("any length").chain_update(&onion[body_at..]).finalize();
+    onion[ciphertext.len()..body_at].copy_from_slice(&mac.into_bytes()[..MAC_LEN]);
     let offered = onion.clone();
 
     let peeled = offer(node, &mut onion);
@@ -187,9 +207,9 @@ fn check_authentic(script: &mut Script<'_>) {
         Instruction::Last => assert!(onion == offered, "the last hop's onion was changed"),
         Instruction::Next { .. } => {
             // All that follows the instruction was `fill`, and what was appended is the keystream itself.
-            let kept = ONION_LEN - BODY - INSTRUCTION_LEN;
+            let kept = body_len - INSTRUCTION_LEN;
             assert!(onion[..kept].iter().all(|&byte| byte == fill), "what was kept of the onion is wrong");
-            assert!(onion[kept..] == body[ONION_LEN - BODY..], "what was appended to the onion is wrong");
+            assert!(onion[kept..] == body[body_len..], "what was appended to the onion is wrong");
         }
     }
 }

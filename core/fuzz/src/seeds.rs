@@ -13,6 +13,7 @@ use bulbil_core::wire::{CircuitId, EndReason, Message, NodeId, UnixTime};
 use sha2::{Digest, Sha256};
 
 use super::descriptor;
+use super::model::RSA_KEYS;
 
 /// An input and the name of its file.
 pub type Seed = (&'static str, Vec<u8>);
@@ -29,6 +30,7 @@ pub fn accounts() -> Vec<Seed> {
         ("signed-in-already", vec![0, 0, 0, 2, 0, 4, 0, 2, 0, 9, 0, 2]),
         ("sent-again", vec![0, 0, 0, 10, 0, 0, 0, 2, 0, 4, 1, 10, 0, 2, 0, 8, 0, 10, 0, 3]),
         ("altered", vec![0, 11, 0, 200, 1, 0, 0, 0, 11, 7, 0, 255, 0, 2, 0, 11, 0, 1, 1, 0, 2, 0, 4]),
+        ("length-of-the-shorter-opening", vec![0, 0, 2, 47, 0, 0, 0, 2]),
         ("broken-disk", vec![0, 240, 0, 0, 0, 242, 0, 2, 0, 244, 0, 2, 0, 4, 0, 247, 1, 0, 248, 0, 7, 2]),
         ("sixteen-refusals", [0, 7, 2].repeat(18)),
     ];
@@ -67,7 +69,7 @@ pub fn link() -> Vec<Seed> {
 pub fn auth() -> Vec<Seed> {
     let with_kind = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     let message = |text: &str| with_kind(0, text.as_bytes());
-    let secret = ServerSecret::from_pkcs8(include_bytes!("../../tests/vectors/rsa/test-key-0.der"));
+    let secret = ServerSecret::from_pkcs8(RSA_KEYS[0]);
     let public = secret.expect("a test key is valid").public();
     let tag = "A".repeat(342);
     let nonce = "0123456789abcdef".repeat(3);
@@ -370,6 +372,10 @@ pub fn onion() -> Vec<Seed> {
         bytes
     };
     let v6 = [[1, 2].as_slice(), &[0x20; 16], &[1, 187]].concat();
+    let rsa = |mut seed: Vec<u8>| {
+        seed[0] |= 0xf0;
+        seed
+    };
     vec![
         ("hop-1", vec![0, given(0, 0)]),
         ("hop-2-previous-key", vec![0, given(1, 1) | 1]),
@@ -392,6 +398,13 @@ pub fn onion() -> Vec<Seed> {
         ("authentic-v4-padding", authentic(&[1, 1, 192, 0, 2, 1, 0, 80, 1], 7, 0)),
         ("authentic-family-3", authentic(&[1, 3, 192, 0, 2, 1, 0, 80], 7, 0)),
         ("authentic-kind-2", authentic(&[2], 0, 0)),
+        ("rsa-hop-1", rsa(vec![0, given(0, 0)])),
+        ("rsa-hop-2-previous-key", rsa(vec![0, given(1, 1)])),
+        ("rsa-hop-4", rsa(vec![0, given(3, 3) | 1])),
+        ("rsa-ciphertext-flipped", rsa(vec![0, given(0, 0), 0, 0, 31, 0x80])),
+        ("rsa-mac-flipped", rsa(vec![0, given(2, 2), 0, 1, 0, 1])),
+        ("rsa-authentic-last", rsa(authentic(&[0], 0, 0x5a))),
+        ("rsa-authentic-next-v6", rsa(authentic(&v6, 7, 0xff))),
     ]
 }
 
