@@ -12,11 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bulbil_core::wire::{
-    OnionKeyKind,
-    descriptor::ADDRESSES_MAX,
-    policy::{Policy, PolicyError},
-};
+use bulbil_core::wire::{OnionKeyKind, descriptor::ADDRESSES_MAX, policy::Policy};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::node::Intervals;
@@ -199,12 +195,13 @@ fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error
     if rules.is_empty() {
         return Ok(Policy::default());
     }
-    // Each by itself first, so that the error shows the rule and not its number.
-    for rule in &rules {
-        rule.parse::<Policy>()
-            .map_err(|error| D::Error::custom(format_args!("the rule \"{rule}\": {}", error.reason)))?;
+    let mut policy = Policy::reject_all();
+    for text in &rules {
+        // One rule each: a text without any would leave a policy that rejects everything.
+        let pushed = text.parse().and_then(|rule| policy.push(rule));
+        pushed.map_err(|reason| D::Error::custom(format_args!("the rule \"{text}\": {reason}")))?;
     }
-    rules.join("\n").parse().map_err(|error: PolicyError| D::Error::custom(error.reason))
+    Ok(policy)
 }
 
 /// The onion key's settings.

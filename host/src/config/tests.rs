@@ -137,6 +137,9 @@ fn reads_the_exit_policy_rule_by_rule() {
     for (rules, parts) in [
         ("\"accept *:1\", \"permit *:2\"".to_owned(), ["line 2", "the rule \"permit *:2\""]),
         (vec!["\"accept *:1\""; 33].join(","), ["line 2", "more than 32 rules"]),
+        ("\"accept *:1\", \"  \"".to_owned(), ["line 2", "the rule \"  \""]),
+        ("\"# accept *:1\"".to_owned(), ["line 2", "the rule \"# accept *:1\""]),
+        ("\"accept *:1\\nreject *:2\"".to_owned(), ["line 2", "the rule \"accept *:1"]),
     ] {
         let message = policy(&rules).unwrap_err().to_string();
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");

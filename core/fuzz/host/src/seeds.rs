@@ -52,6 +52,7 @@ pub fn config() -> Vec<Seed> {
         ("default", default_toml().into_bytes()),
         ("empty", text("")),
         ("relay", text(relay)),
+        ("rule-of-nothing", text("[exit]\npolicy = [\"  \"]\n")),
         ("exit", text(&format!("{relay}[exit]\npolicy = [\"reject private:*\", \"accept *:80-443\"]\n"))),
         ("bootstrap", text(&format!("bootstrap = [\"192.0.2.1:9001#{pin}\", \"[2001:db8::1]:9001#{pin}\"]\n"))),
         ("unpinned", text("allow_unpinned = true\nbootstrap = [\"192.0.2.1:9001\"]\n")),
