@@ -197,7 +197,7 @@ fn policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Policy, D::Error
     }
     let mut policy = Policy::reject_all();
     for text in &rules {
-        // One rule each: a text without any would leave a policy that rejects everything.
+        // Exactly one rule each: a text without any, on its own, would leave a policy that rejects everything.
         let pushed = text.parse().and_then(|rule| policy.push(rule));
         pushed.map_err(|reason| D::Error::custom(format_args!("the rule \"{text}\": {reason}")))?;
     }

@@ -19,7 +19,7 @@ use super::model::RSA_KEYS;
 use super::script::Script;
 
 const NAMES: [&str; 2] = ["alice", "bob"];
-const COMPUTERS: usize = RSA_KEYS.len() - 1;
+const COMPUTERS: usize = 3;
 const LINES: usize = NAMES.len() * COMPUTERS;
 /// Each costs private-key operations.
 const STEPS_MAX: usize = 24;
@@ -171,7 +171,8 @@ impl World {
                 let key = 1 + step / 12 % 2;
                 line.client.sign_up(session, &password(key), &mut self.rng, &mut frame).expect("at any time");
                 let known = self.users[who].password.is_some();
-                self.expect(index, &frame, Said::Log(if known { Status::NameTaken } else { Status::SignedUp }));
+                let said = Said::Log(if known { Status::NameTaken } else { Status::SignedUp });
+                self.expect(index, &frame, self.with_disk(said));
                 if !known && !broken {
                     self.users[who].password = Some(key);
                     self.users[who].meet(key_of_session);
@@ -180,7 +181,7 @@ impl World {
             2 | 3 => {
                 line.client.sign_in(session, &mut self.rng, &mut frame).expect("at any time");
                 let said = if mine { Said::Log(Status::AlreadySignedIn(number)) } else { Said::Challenged };
-                self.expect(index, &frame, said);
+                self.expect(index, &frame, self.with_disk(said));
                 if !mine && !broken {
                     self.lines[index].challenged = Some(self.now);
                 }
@@ -194,10 +195,8 @@ impl World {
                 let right = self.users[who].password == Some(key) && !late;
                 let number = SessionNumber(number.0 + 1);
                 let said = Said::Log(if right { Status::SignedIn(number) } else { Status::Refused });
-                if late {
-                    // What needs no record is answered without a disk.
-                    self.disk.broken = false;
-                }
+                // What comes too late is refused whether or not there is a record to be had.
+                let said = if late { said } else { self.with_disk(said) };
                 self.expect(index, &frame, said);
                 if right && !broken {
                     self.users[who].sessions = number.0;
@@ -216,14 +215,15 @@ impl World {
                     (true, 0) => Said::Note(self.users[who].note.clone()),
                     (true, _) => Said::Log(Status::NoteKept),
                 };
-                self.expect(index, &frame, said);
+                self.expect(index, &frame, self.with_disk(said));
                 if mine && !broken && byte & 1 == 1 {
                     self.users[who].note = vec![byte; 3];
                 }
             }
             8 => {
                 line.client.disconnect(session, &mut self.rng, &mut frame).expect("at any time");
-                self.expect(index, &frame, Said::Log(if mine { Status::Disconnected } else { Status::Refused }));
+                let said = Said::Log(if mine { Status::Disconnected } else { Status::Refused });
+                self.expect(index, &frame, self.with_disk(said));
                 if mine && !broken {
                     self.users[who].connected = None;
                 }
@@ -242,7 +242,8 @@ impl World {
                 // Somebody alters one on its way.
                 line.client.sign_up(session, &password(3), &mut self.rng, &mut frame).expect("at any time");
                 let mut altered = frame.as_ref().to_vec();
-                altered[script.below(frame.as_ref().len())?] ^= script.byte()?.max(1);
+                let (at, mask) = (script.below(frame.as_ref().len())?, script.byte()?.max(1));
+                altered[at] ^= mask;
                 self.attack(index, &altered);
             }
         }
@@ -262,8 +263,10 @@ impl World {
     fn deliver(&mut self, index: usize, frame: &[u8]) -> Result<Vec<u8>, ChannelFailed> {
         let server = &mut self.lines[index].server;
         let (field, body) = frame.split_first_chunk::<LENGTH_LEN>().ok_or(ChannelFailed)?;
-        // One bit makes a shorter length of the longest: what is left over would be the next frame's.
-        let body = body.get(..server.frame_len(*field)?).expect("no length is above that of what clients send first");
+        // One bit makes an opening without the server's key of one with it: what is left over would be the next frame's.
+        let body = body.get(..server.frame_len(*field)?);
+        let body =
+            body.expect("only openings are altered where an opening may come, and none may be longer than theirs");
         let (mut body, mut reply, now) = (body.to_vec(), Frame::new(), Instant::from_millis(self.now));
         let incoming = server.receive(&self.server, &mut body, &mut self.rng)?;
         server.answer(&self.server, incoming, &mut self.disk, now, &mut self.rng, &mut reply)?;
@@ -284,12 +287,16 @@ impl World {
             Reply::Note(note) => Said::Note(note.to_vec()),
             Reply::Log(status) => Said::Log(status),
         });
-        let expected = if self.disk.broken { Said::Log(Status::Unavailable) } else { said };
-        assert_eq!(heard, Ok::<_, ClientError>(expected));
+        assert_eq!(heard, Ok::<_, ClientError>(said));
         assert!(!self.lines[index].server.is_closed() || self.lines[index].replies >= 16);
         if self.lines[index].server.is_closed() {
             self.lines[index] = self.line();
         }
+    }
+
+    /// What becomes of an answer that needs a record.
+    fn with_disk(&self, said: Said) -> Said {
+        if self.disk.broken { Said::Log(Status::Unavailable) } else { said }
     }
 
     /// What is stored is what the model says.

@@ -92,7 +92,7 @@ impl World {
             });
             Opening { onions, keys }
         });
-        let mut ciphertext = vec![0; ciphertext_len(kind)];
+        let mut ciphertext = vec![0; kind_and_len(kind).1];
         let secret = match &nodes[0].public {
             OnionKey::Rsa2048(public) => Rsa2048::encapsulate(public, &mut ciphertext, rng),
             OnionKey::XWing(public) => XWing::encapsulate(public, &mut ciphertext, rng),
@@ -101,10 +101,11 @@ impl World {
     }
 }
 
-const fn ciphertext_len(kind: OnionKeyKind) -> usize {
+/// The number of a kind of onion key, and how many bytes its ciphertexts have.
+const fn kind_and_len(kind: OnionKeyKind) -> (u8, usize) {
     match kind {
-        OnionKeyKind::Rsa2048 => 256,
-        OnionKeyKind::XWing => 1120,
+        OnionKeyKind::Rsa2048 => (1, 256),
+        OnionKeyKind::XWing => (2, 1120),
     }
 }
 
@@ -143,7 +144,10 @@ fn check_altered(world: &World, script: &mut Script<'_>) {
 
 fn alter(onion: &mut Onion, world: &World, script: &mut Script<'_>) -> Option<()> {
     match script.byte()? % 6 {
-        0 => onion[script.below(ONION_LEN)?] ^= script.byte()?,
+        0 => {
+            let (at, mask) = (script.below(ONION_LEN)?, script.byte()?);
+            onion[at] ^= mask;
+        }
         1 => onion[script.range(ONION_LEN)?].fill(script.byte()?),
         2 => {
             let range = script.range(ONION_LEN)?;
@@ -175,7 +179,7 @@ fn check_authentic(world: &World, script: &mut Script<'_>) {
     let fill = script.byte().unwrap_or_default();
 
     let mut okm = [0; 216];
-    let info = [&node.id.0[..], &[world.kind as u8], &Sha256::digest(ciphertext)].concat();
+    let info = [&node.id.0[..], &[kind_and_len(world.kind).0], &Sha256::digest(ciphertext)].concat();
     Hkdf::<Sha256>::new(Some(b"bulbil/1 onion"), &**secret).expand(&info, &mut okm).expect("216 bytes");
     let (mac_key, rest) = okm.split_at(32);
     let (stream_key, rest) = rest.split_at(16);

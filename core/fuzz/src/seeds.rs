@@ -26,11 +26,12 @@ pub fn accounts() -> Vec<Seed> {
         ("another-computer", vec![0, 0, 0, 2, 0, 4, 1, 2, 1, 4, 0, 7, 1, 0, 8, 1, 7, 3, 1, 8]),
         ("name-taken", vec![0, 0, 1, 12, 3, 1, 3, 2, 3, 4]),
         ("unknown-user", vec![0, 2, 0, 4, 0, 7, 2, 0, 8]),
+        ("late-without-a-disk", vec![0, 0, 0, 2, 1, 225, 0, 244]),
         ("late", vec![0, 0, 0, 2, 1, 225, 0, 4]),
         ("signed-in-already", vec![0, 0, 0, 2, 0, 4, 0, 2, 0, 9, 0, 2]),
         ("sent-again", vec![0, 0, 0, 10, 0, 0, 0, 2, 0, 4, 1, 10, 0, 2, 0, 8, 0, 10, 0, 3]),
         ("altered", vec![0, 11, 0, 200, 1, 0, 0, 0, 11, 7, 0, 255, 0, 2, 0, 11, 0, 1, 1, 0, 2, 0, 4]),
-        ("length-of-the-shorter-opening", vec![0, 0, 2, 47, 0, 0, 0, 2]),
+        ("length-of-the-shorter-opening", vec![0, 0, 2, 47, 0, 0, 0]),
         ("broken-disk", vec![0, 240, 0, 0, 0, 242, 0, 2, 0, 244, 0, 2, 0, 4, 0, 247, 1, 0, 248, 0, 7, 2]),
         ("sixteen-refusals", [0, 7, 2].repeat(18)),
     ];

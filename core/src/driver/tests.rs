@@ -281,7 +281,7 @@ fn a_link_that_this_machine_cannot_make_is_said_to_be_so_only_while_it_is_being_
     let ends = [
         (Err(ErrorKind::OutOfMemory), EndReason::Busy),
         (Err(ErrorKind::ConnectionRefused), EndReason::NextHopUnreachable),
-        // Made, and broken while hands are shaken: whatever the reason, the next hop was there.
+        // The connection was made: what breaks it is no want of this machine.
         (Ok(()), EndReason::NextHopUnreachable),
     ];
     for (made, expected) in ends {

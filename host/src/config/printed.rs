@@ -48,10 +48,10 @@ allow_remote = false
 connections = {socks_connections}
 
 [exit]
-# Ordered rules, at most 32: "accept NETWORK:PORTS" or "reject NETWORK:PORTS", where NETWORK is *, private, 192.0.2.0/24 or
-# [2001:db8::]/32 and PORTS is *, 80 or 80-443. The first that matches decides; what no rule matches is rejected. Example:
-# ["reject *:25", "reject private:*", "accept *:80", "accept *:443"]. Empty: the default, which rejects private networks
-# (loopback and link-local among them) and port 25 and accepts all else.
+# Ordered rules, one in each text, at most 32: "accept NETWORK:PORTS" or "reject NETWORK:PORTS", where NETWORK is *, private,
+# 192.0.2.0/24 or [2001:db8::]/32 and PORTS is *, 80 or 80-443. The first that matches decides; what none matches is rejected.
+# ["reject *:25", "reject private:*", "accept *:80", "accept *:443"] is an example. Empty: the default, which rejects private
+# networks (loopback and link-local among them) and port 25 and accepts all else.
 policy = []
 
 [onion_key]

@@ -93,24 +93,31 @@ impl Network<'_, '_> {
                 Side::Outward => (our, their, from_us, to_us),
                 Side::Inward => (their, our, to_us, from_us),
             };
-            let may_send = connector.forward.credit + forward.0 + backward.1;
-            let is_right = answerer.ending.is_some() || may_send as usize == answerer.forward.promised;
-            assert!(
-                is_right,
-                "nodes {index} and {}, circuit {}: {may_send} forward, granted by {answerer:?}, to {connector:?}\n{}",
-                link.other,
-                id.value(),
-                self.describe()
-            );
-            let may_send = answerer.backward.credit + backward.0 + forward.1;
-            let is_right = connector.ending.is_some() || may_send as usize == connector.backward.promised;
-            assert!(
-                is_right,
-                "nodes {index} and {}, circuit {}: {may_send} backward, granted by {connector:?}, to {answerer:?}\n{}",
-                link.other,
-                id.value(),
-                self.describe()
-            );
+            let directions = [
+                (
+                    "forward",
+                    connector.forward.credit + forward.0 + backward.1,
+                    answerer.forward.promised,
+                    answerer,
+                    connector,
+                ),
+                (
+                    "backward",
+                    answerer.backward.credit + backward.0 + forward.1,
+                    connector.backward.promised,
+                    connector,
+                    answerer,
+                ),
+            ];
+            for (direction, may_send, promised, by, to) in directions {
+                assert!(
+                    by.ending.is_some() || may_send as usize == promised,
+                    "nodes {index} and {}, circuit {}: {may_send} {direction}, {promised} granted by {by:?}, to {to:?}\n{}",
+                    link.other,
+                    id.value(),
+                    self.describe()
+                );
+            }
         }
     }
 

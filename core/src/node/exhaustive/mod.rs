@@ -22,7 +22,7 @@
 //! ending the circuit, and each waits for credit from the other, which takes nothing any more. Everybody has been told by then; what is
 //! held until the deadline of closing circuits (section 13) is their room.
 //!
-//! What is explored under `cargo test` takes a few seconds. For larger networks, up to four cells each way (minutes each, half an hour in all):
+//! What is explored under `cargo test` takes a few seconds. For more cells, wider windows and every upset:
 //!
 //! ```text
 //! cargo test --release -p bulbil-core --lib exhaustive -- --include-ignored --nocapture

@@ -49,9 +49,9 @@ resolvers = []
 port = {port}
 
 [exit]
-# Ordered rules, at most 32: "accept NETWORK:PORTS" or "reject NETWORK:PORTS", where NETWORK is *, private, 192.0.2.0/24 or
-# [2001:db8::]/32 and PORTS is *, 80 or 80-443. The first that matches decides; what no rule matches is rejected. Empty: the default, which
-# rejects private networks (loopback and link-local among them) and port 25 and accepts all else.
+# Ordered rules, one in each text, at most 32: "accept NETWORK:PORTS" or "reject NETWORK:PORTS", where NETWORK is *, private,
+# 192.0.2.0/24 or [2001:db8::]/32 and PORTS is *, 80 or 80-443. The first that matches decides; what none matches is rejected.
+# Empty: the default, which rejects private networks (loopback and link-local among them) and port 25 and accepts all else.
 policy = []
 
 # What a client asks for. Remove the # of the table and of what you need.
