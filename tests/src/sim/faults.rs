@@ -160,7 +160,8 @@ impl Network<'_, '_> {
             node.shell.slept = node.shell.slept.max(span.as_secs() + 1);
         }
         let mut world = self.world.borrow_mut();
-        let awake = world.now + span.as_micros() as u64;
+        // Who sleeps already does not wake up earlier for it: what came meanwhile is put off until then.
+        let awake = self.nodes[node].asleep_until.max(world.now + span.as_micros() as u64);
         self.nodes[node].asleep_until = awake;
         world.at(awake, Event::Timer(node));
     }
