@@ -130,3 +130,15 @@ fn in_calm_weather_every_conversation_ends_well() {
         calm(seed);
     }
 }
+
+#[test]
+fn who_is_put_to_sleep_again_does_not_wake_up_earlier() {
+    run(1, &[Spec::CLIENT, Spec::EXIT], |network| {
+        network.sleep(1, Duration::from_secs(60));
+        network.sleep(1, Duration::from_secs(1));
+        network.run_for(Duration::from_secs(59));
+        assert!(!network.is_up(1), "what came in the meantime is put off until the first sleep ends");
+        network.run_for(Duration::from_secs(2));
+        assert!(network.is_up(1));
+    });
+}
