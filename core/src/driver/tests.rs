@@ -37,6 +37,17 @@ fn begun(
     (circuit, name)
 }
 
+/// Opens a circuit that leads through the driver's node to another one.
+fn passing(bench: &mut Bench<'_, '_>) -> (Peer, Circuit) {
+    let mut peer = Peer::connect(bench);
+    let next = keys(1);
+    let own = (bench.shell.keys.node, bench.shell.keys.onion.current().public());
+    let circuit = Circuit::new(1, &[own, (next.node, next.onion.current().public())]);
+    peer.say(&circuit.open());
+    bench.serve(peer.link);
+    (peer, circuit)
+}
+
 fn target() -> Target {
     SocketAddr::from(([198, 51, 100, 1], 80)).into()
 }
@@ -252,12 +263,7 @@ fn circuit_cells(peer: &mut Peer) -> usize {
 fn a_hop_in_the_middle_takes_padding_and_nothing_else() {
     for (message, expected) in [(Message::Drop, 0), (Message::Fin, 1), (Message::Data(b"for whom?"), 1)] {
         run(|bench| {
-            let mut peer = Peer::connect(bench);
-            let next = keys(1);
-            let own = (bench.shell.keys.node, bench.shell.keys.onion.current().public());
-            let mut circuit = Circuit::new(1, &[own, (next.node, next.onion.current().public())]);
-            peer.say(&circuit.open());
-            bench.serve(peer.link);
+            let (mut peer, mut circuit) = passing(bench);
             assert_eq!((bench.shell.links.len(), bench.driver.node().counters().opened), (1, 1));
             for _ in 0..CREDIT {
                 peer.say(&[circuit.tell(0, &message)]);
@@ -286,12 +292,7 @@ fn a_link_that_this_machine_cannot_make_is_said_to_be_so_only_while_it_is_being_
     ];
     for (made, expected) in ends {
         run(|bench| {
-            let mut peer = Peer::connect(bench);
-            let next = keys(1);
-            let own = (bench.shell.keys.node, bench.shell.keys.onion.current().public());
-            let mut circuit = Circuit::new(1, &[own, (next.node, next.onion.current().public())]);
-            peer.say(&circuit.open());
-            bench.serve(peer.link);
+            let (mut peer, mut circuit) = passing(bench);
             let link = bench.shell.links.pop().unwrap();
             bench.driver.handle_link_stream(&mut bench.shell, link, made.map(|()| Stream::default()), NOW);
             if made.is_ok() {
