@@ -432,7 +432,7 @@ pub fn node() -> Vec<Seed> {
     // Noise on the circuit of the first link, and of the second.
     const NOISE: &[u8] = &[8, 0, 0, 7, 8, 0, 0, 9];
     const NOISE_BACK: &[u8] = &[8, 1, 0, 7, 8, 1, 0, 9];
-    let seeds: [(&str, &[&[u8]]); 23] = [
+    let seeds: [(&str, &[&[u8]]); 25] = [
         ("onion-rejected", &[&[0], &rejected, PUMP]),
         ("role-refused", &[&[2], exit, PUMP]),
         ("exit", &[&[0], exit, BEGIN, CONNECT, SAY, READ, PUMP]),
@@ -483,6 +483,21 @@ pub fn node() -> Vec<Seed> {
         ("next-hop-unreachable", &[&[0], relay, BEGIN, &[12, 0, 0], PUMP]),
         ("next-hop-lost", &[&[0], relay, BEGIN, LINK_UP, PUMP, &[15, 1], PUMP]),
         ("expires", &[&[0], exit, BEGIN, CONNECT, LATER, LATER, LATER, PUMP, LATER, PUMP]),
+        // A node that stops; 298 s, and 101 s after the refusal.
+        ("refused-when-its-link-is-idle-soon", &[&[0, 0, 100, 14, 0, 14, 122], &[1, 0, 0], &[14, 71], PUMP]),
+        // Beside a link on which garbage is said; the owner comes to it only when the node has had it closed.
+        (
+            "refused-on-a-link-that-was-idle",
+            &[
+                &[0, 0, 200, 0, 0, 0, 255],
+                &[50, 0, 0, 1, 0, 0, 50, 50, 0, 0, 44, 114, 3, 0],
+                &[43, 50, 0, 0, 0, 3, 3],
+                &[0; 19],
+                &[43, 50, 0, 0, 239, 0, 3],
+                &[0; 19],
+                &[18, 18, 0, 206, 243, 12, 5, 0],
+            ],
+        ),
         ("own-circuit", &[&[0, 14, 9, 3], &[5; 8], LINK_UP, PUMP, ANSWER, PUMP, &[8, 0, 0, 7]]),
     ];
     seeds.map(|(name, parts)| (name, parts.concat())).into()

@@ -170,6 +170,7 @@ impl Node<'_> {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
     use std::boxed::Box;
     use std::vec::Vec;
 
@@ -181,6 +182,7 @@ mod tests {
     use crate::crypto::replay::ReplayTag;
     use crate::crypto::testing::rng;
     use crate::node::arrival::message_of;
+    use crate::node::timers::TICK;
     use crate::node::{Config, Memory, Patience, Resources};
     use crate::wire::cell::{self, CELL_LEN, Cell, Command};
     use crate::wire::handshake::{Hello, InitialCredit, LinkLimits, RecordCells};
@@ -424,6 +426,29 @@ mod tests {
         assert_eq!(node.poll_cells(links[2], &mut out, at(1)), 0);
         wish(&mut node, 11, at(1)).unwrap();
         assert_eq!((known(&node, &links), node.knows_link(own)), (Vec::from([true, true, false]), true));
+    }
+
+    #[test]
+    fn a_link_lives_after_a_refused_circuit_as_long_as_after_any_other() {
+        let mut memory = Box::new(Small::new());
+        let mut node = node(&mut memory);
+        let idle = Patience::DEFAULT.link_idle + Patience::DEFAULT.handshake;
+        let link = inward(&mut node, at(0)).unwrap();
+        node.stop();
+        let refused = at(0).after(idle - Duration::from_secs(1));
+        hand(&mut node, link, 1, Command::OPEN, refused);
+        let wishes = |node: &mut Node<'_>, now| {
+            node.handle_timeout(now);
+            core::iter::from_fn(|| node.poll_link()).collect::<Vec<_>>()
+        };
+        assert_eq!(wishes(&mut node, at(0).after(idle)), [(link, LinkWish::Send)]);
+        let mut out = [[0; CELL_LEN]; 1];
+        assert_eq!(node.poll_cells(link, &mut out, at(0).after(idle)), 1);
+        assert_eq!((out[0][4], out[0][5]), (Command::CLOSE.value(), CloseReason::Shutdown as u8));
+        flush(&mut node, link, at(0).after(idle));
+        let last = refused.after(idle);
+        assert_eq!(wishes(&mut node, Instant::from_millis(last.millis() - 1)), []);
+        assert_eq!(wishes(&mut node, last.after(TICK)), [(link, LinkWish::Close)]);
     }
 
     #[test]

@@ -111,7 +111,10 @@ impl Node<'_> {
             }
             Err(reason) => {
                 self.counters.busy += u64::from(reason == CloseReason::Busy);
+                let idle = now.after(self.link_idle(Side::Inward));
                 let Some(port) = self.ports.get_mut(link) else { return Ok(()) };
+                // To its connector this is a circuit that ends: else the answerer would close first, and perhaps before the refusal has left.
+                port.deadline = idle;
                 port.refusals.push_back((circuit, reason)).map_err(|_| Violation::Flood)?;
                 self.ports.touch(link);
                 Ok(())

@@ -210,6 +210,8 @@ struct Line {
     parts: usize,
     arriving: Option<u64>,
     refusals: VecDeque<(u32, CloseReason)>,
+    /// When the last circuit was refused.
+    refused: Instant,
     hello_sent: bool,
 }
 
@@ -225,6 +227,7 @@ impl Line {
             parts: 0,
             arriving: None,
             refusals: VecDeque::new(),
+            refused: Instant::default(),
             hello_sent: false,
         }
     }
@@ -249,6 +252,8 @@ pub(super) struct Model {
     relay: bool,
     exit: bool,
     stopping: bool,
+    /// When time passed last.
+    now: Instant,
     lines: BTreeMap<LinkId, Line>,
     circuits: Vec<Circuit>,
     /// Waiting and leaving ones in the order of their turns.
@@ -265,6 +270,7 @@ impl Model {
             relay,
             exit,
             stopping: false,
+            now: Instant::default(),
             lines: BTreeMap::new(),
             circuits: Vec::new(),
             onions: Vec::new(),

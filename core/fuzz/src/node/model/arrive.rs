@@ -108,7 +108,9 @@ impl Model {
             false => (full || !self.has_room_for_a_circuit()).then_some(CloseReason::Busy),
         };
         if let Some(reason) = refusal {
+            let now = self.now;
             let line = self.lines.get_mut(&link).ok_or(Violation::OutOfTurn)?;
+            line.refused = now;
             if line.refusals.len() == REFUSALS {
                 return Err(Violation::Flood);
             }

@@ -1,7 +1,7 @@
 //! The model beside the node's books.
 
 use bulbil_core::circuit::table::{self, Side};
-use bulbil_core::node::{CircuitBooks, FlowBooks, LinkBooks, Node, RoleBooks};
+use bulbil_core::node::{CircuitBooks, FlowBooks, LinkBooks, Node, Patience, RoleBooks};
 
 use super::{CREDIT, Circuit, End, Flow, LINKS, Model, Phase, Role, WINDOW_MAX};
 
@@ -58,6 +58,9 @@ impl Model {
             let Some(line) = self.lines.get_mut(&link) else { panic!("a link that is none: {books:?}") };
             if closing && line.phase != Phase::Closing {
                 assert!(on_it == 0 || !matches!(line.phase, Phase::Up(_)), "a link in use is closed: {line:?}");
+                // Only to a peer who takes nothing for as long as an idle link lives refusals are not said.
+                let idle = Patience::DEFAULT.link_idle + Patience::DEFAULT.handshake;
+                assert!(line.refusals.is_empty() || self.now >= line.refused.after(idle), "{line:?} is closed");
                 line.phase = Phase::Closing;
             }
             let model = LinkBooks {

@@ -170,6 +170,7 @@ impl Model {
 
     /// Time has passed; at this moment the node looks at its deadlines.
     pub(in super::super) fn time(&mut self, now: Instant) {
+        self.now = now;
         for at in self.by_place() {
             let circuit = &mut self.circuits[at];
             if now < circuit.deadline {

@@ -3,7 +3,7 @@
 use bulbil_core::circuit::LinkId;
 use bulbil_core::wire::cell::{CELL_LEN, Cell};
 
-use super::{End, Model, PARTS, Progress};
+use super::{End, Model, PARTS, Phase, Progress};
 
 impl Model {
     pub(in super::super) fn sent(&mut self, link: LinkId, mut bytes: [u8; CELL_LEN]) {
@@ -77,6 +77,9 @@ impl Model {
     /// The node says that it has nothing to send on a link that is up.
     pub(in super::super) fn silent(&mut self, link: LinkId) {
         let Some(line) = self.lines.get(&link) else { return };
+        if line.phase == Phase::Closing {
+            return;
+        }
         let outward = line.outward;
         assert!(line.refusals.is_empty(), "refusals wait");
         assert_eq!(self.leaving(link), None, "an onion waits");
