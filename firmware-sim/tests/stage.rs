@@ -243,7 +243,14 @@ fn corrupted() -> Result<(), Failed> {
 /// Sends so many bytes to the board and expects them back.
 fn echo(address: IpAddr, len: usize) -> Result<(), Failed> {
     let peer = SocketAddr::new(address, PORT);
-    let stream = TcpStream::connect_timeout(&peer, PATIENCE).map_err(|error| format!("{peer}: {error}"))?;
+    let begun = std::time::Instant::now();
+    let stream = loop {
+        match TcpStream::connect_timeout(&peer, PATIENCE) {
+            // The kernel asks for three seconds who has the address; the board may be without a core for so long.
+            Err(error) if error.kind() == io::ErrorKind::HostUnreachable && begun.elapsed() < PATIENCE => {}
+            other => break other.map_err(|error| format!("{peer}: {error}"))?,
+        }
+    };
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let sent: Vec<u8> = (0_u8..251).cycle().take(len).collect();

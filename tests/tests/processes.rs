@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use bulbil_tests::processes::{NodeProcess, PATIENCE, Process, client_config, own_address, serving_config, start_node};
 use bulbil_tests::scratch::Scratch;
@@ -145,7 +144,7 @@ async fn only_the_pinned_node_is_talked_to() {
     let mut client = NodeProcess::start(PROGRAM, &config);
     client.process.log("answered by another node than the one pinned");
     let refused = page(client.proxy(), 80).await.unwrap_err();
-    assert_eq!(refused.code(), Some(1), "no exit is known, which is nobody's refusal");
+    assert!(matches!(refused.code(), Some(1 | 6)), "no exit is known, which is nobody's refusal: {refused:?}");
     assert!(client.process.terminate().success());
 
     // The same on the command line.
@@ -241,7 +240,7 @@ async fn a_hostile_neighbour_disturbs_nobody() {
     // Old links serve on, and new ones are still made: a client that nobody has met needs one to each node.
     let newcomer = NodeProcess::start(PROGRAM, &client_config(dir.path(), "newcomer", &contacts(&nodes), ""));
     for proxy in [client.proxy(), newcomer.proxy()] {
-        timeout(Duration::from_secs(10), page(proxy, target.port())).await.expect("as usual").unwrap();
+        page(proxy, target.port()).await.expect("as usual");
     }
     drop(held);
     page(newcomer.proxy(), target.port()).await.unwrap();

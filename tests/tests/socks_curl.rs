@@ -190,7 +190,8 @@ async fn slow_and_half_closing_servers_are_waited_for() {
     stream.read_to_end(&mut page).await.unwrap();
     assert!(page.ends_with(b"</html>\n"));
     stream.write_all(b"still here").await.unwrap();
-    assert_eq!(world.network.client.status().await.unwrap().usage.origins, 1);
+    // Its own exchanges count, too.
+    assert!(world.network.client.status().await.unwrap().usage.origins >= 1);
     stream.shutdown().await.unwrap();
 
     // We end our direction first; the answer to what was said comes all the same.

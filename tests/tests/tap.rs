@@ -262,7 +262,7 @@ fn fair() {
                     if now.iter().all(|count| *count > MIB / 16) {
                         let begun = begun.get_or_init(|| now);
                         let since: [usize; CIRCUITS] = std::array::from_fn(|at| now[at].saturating_sub(begun[at]));
-                        if since.iter().all(|count| *count > MIB / 2) {
+                        if since.iter().all(|count| *count > MIB) {
                             return since;
                         }
                     }
@@ -272,7 +272,7 @@ fn fair() {
         }
         let first = timeout(PATIENCE, tasks.join_next()).await.unwrap().unwrap().unwrap();
         let (least, most) = (first.iter().min().unwrap(), first.iter().max().unwrap());
-        println!("bytes until the last one had half a MiB: {first:?}");
+        println!("bytes until the last one had a MiB: {first:?}");
         assert!(4 * most < 5 * least, "{first:?}");
         tasks.shutdown().await;
         assert_eq!(relay.report().unwrap().done.busy, 0);
@@ -372,7 +372,7 @@ fn flood() {
         for _ in 0..40 {
             let (crowd, target) = (crowd.clone(), echo.clone());
             opening.spawn(async move {
-                let options = OpenOptions { deadline: Duration::from_secs(3), ..OpenOptions::default() };
+                let options = OpenOptions { deadline: Duration::from_secs(8), ..OpenOptions::default() };
                 let mut circuit = crowd.open(target, options).await.map_err(|error| error.to_string())?;
                 circuit.connected().await.map_err(|error| error.to_string())?;
                 Ok::<_, String>(circuit)

@@ -249,7 +249,7 @@ fn add_ipv6(socket: &UdpSocket, interface: InterfaceName, address: Ipv6Addr, pre
 
 /// Waits until the address can be used: also without asking whether somebody has it, the kernel comes to it a moment later.
 fn wait_for(address: Ipv6Addr) -> io::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match UdpSocket::bind((address, 0)) {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < deadline => {

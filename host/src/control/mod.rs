@@ -11,7 +11,7 @@
 //! | bound | | beyond it |
 //! | --- | --- | --- |
 //! | connections at one time | 8 | told "busy" and closed |
-//! | a request, its file included, and the taking of an answer | 5 s each | closed |
+//! | a request, its file included, and the taking of an answer | 30 s each | closed |
 //! | a request's line | 64 KiB | refused |
 //! | an import's file | 64 MiB, 16,384 descriptors, one import at a time | refused |
 //! | requests worked on | 20 a second, one after the other | wait |

@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 /// Connections at one time.
 pub(super) const CONNECTIONS: usize = 8;
 /// How long a request may take to come, how long its answer to be taken, and how long the node may take to say something.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between the beginnings of two requests' work: what the node spends on them is bounded, whoever asks how often.
 const SPACING: Duration = Duration::from_millis(50);
 /// After the system refuses to accept a connection, for want of file descriptors mostly.

@@ -245,7 +245,7 @@ mod tests {
         call
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_place_is_free_again_when_both_sides_have_let_go() {
         let (calls, mut serving) = mpsc::channel(2 * PLACES);
         let services = Services::new(Some(calls));
@@ -267,7 +267,7 @@ mod tests {
         assert!(begin(&services).is_ok());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn one_link_does_not_take_every_place() {
         let (calls, mut serving) = mpsc::channel(2 * PLACES);
         let services = Services::new(Some(calls));
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!((taken.held.len(), taken.leaving.len()), (0, 0), "nothing is left of links that are gone");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn whoever_says_nothing_keeps_nobody_out() {
         let (calls, mut serving) = mpsc::channel(4 * PLACES);
         let services = Services::new(Some(calls));

@@ -54,7 +54,7 @@ const DRAWN_EACH: usize = 20;
 /// Paths are drawn until every mix has been seen, or so many,
 const DRAWN_MAX: usize = 300;
 /// or for so long.
-const DRAWING: Duration = Duration::from_secs(60);
+const DRAWING: Duration = Duration::from_secs(300);
 /// Longest answer that is taken but for bulk transfers, in bytes.
 const ANSWER_MAX: usize = 1 << 16;
 /// Bytes of a bulk transfer, on a good network and on a bad one.
@@ -430,7 +430,8 @@ async fn constrained_client(cast: &mut Cast, args: &StageArgs) -> Result<(), Fai
     let request = RequestSettings {
         target: Target::from(cast.target),
         text: "GET / HTTP/1.0\r\n\r\n".into(),
-        every_seconds: None,
+        // What may have arrived is sent again at its time only.
+        every_seconds: Some(30),
         sign: true,
         hops: HopCount::default(),
         network_groups: NetworkGroups::Ignore,
