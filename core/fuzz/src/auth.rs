@@ -47,13 +47,11 @@ fn allowed(input: &[u8]) -> Option<()> {
     let mut fields = input.splitn(5, |&byte| byte == b':');
     let [encoding, tag, username, request] = std::array::from_fn(|_| fields.next());
     let (encoding, tag, username, request, content) = (encoding?, tag?, username?, request?, fields.next()?);
-    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     let digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
     // The last of 342 digits has two bits to give.
     let signature = tag.len() == 342 && tag.iter().all(digit) && b"AQgw".contains(tag.last()?);
     let good = (tag.is_empty() || signature)
-        && (1..=64).contains(&username.len())
-        && username.iter().all(name)
+        && is_name(username)
         && REQUESTS.iter().any(|known| known.as_bytes() == request)
         && content.len() <= CONTENT_MAX_LEN
         && match encoding {
@@ -69,7 +67,16 @@ fn is_key(der: &[u8]) -> bool {
     let head: Vec<u8> =
         (0..DER_HEAD.len()).step_by(2).map(|at| u8::from_str_radix(&DER_HEAD[at..][..2], 16).unwrap_or(0)).collect();
     let modulus = der.strip_prefix(head.as_slice()).and_then(|rest| rest.strip_suffix(&DER_TAIL));
-    modulus.is_some_and(|modulus| modulus.len() == 256 && modulus[0] >= 0x80 && modulus[255] % 2 == 1)
+    modulus.is_some_and(is_modulus)
+}
+
+fn is_modulus(bytes: &[u8]) -> bool {
+    bytes.len() == 256 && bytes[0] >= 0x80 && bytes[255] % 2 == 1
+}
+
+fn is_name(bytes: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=64).contains(&bytes.len()) && bytes.iter().all(allowed)
 }
 
 fn check_record(input: &[u8]) {
@@ -77,12 +84,59 @@ fn check_record(input: &[u8]) {
     let mut padded = [0; RECORD_LEN];
     let len = input.len().min(RECORD_LEN);
     padded[..len].copy_from_slice(&input[..len]);
-    if let Ok(record) = UserRecord::decode(&padded) {
+    let decoded = UserRecord::decode(&padded);
+    assert_eq!(decoded.is_ok(), is_record(&padded));
+    if let Ok(record) = decoded {
         assert_eq!(*record.encode(), padded);
-        assert!(record.revision().0 > 0);
-        assert!((1..=4).contains(&padded[114]), "known session keys");
     }
     assert!(input.len() == RECORD_LEN || UserRecord::decode(input).is_err(), "a record of another length");
+}
+
+/// Version, revision, sessions; then name, password key, known session keys, session and note, each with what it does not use zero.
+fn is_record(bytes: &[u8; RECORD_LEN]) -> bool {
+    let zero = |from: usize, to: usize| bytes[from..to].iter().all(|&byte| byte == 0);
+    let (name, keys) = (usize::from(bytes[17]), usize::from(bytes[114]));
+    let note = usize::from(u16::from_be_bytes([bytes[500], bytes[501]]));
+    let session = match bytes[243] {
+        0 => zero(244, 500),
+        1 => is_modulus(&bytes[244..500]),
+        _ => false,
+    };
+    let fits = bytes[0] == 1 && !zero(1, 9) && name <= 64 && is_name(&bytes[18..18 + name.min(64)]);
+    fits && zero(18 + name, 82)
+        && (1..=4).contains(&keys)
+        && zero(115 + 32 * keys, 243)
+        && session
+        && note <= 1024
+        && zero(502 + note, 1526)
+}
+
+/// A code and its text; three of them end with a number.
+fn is_status(text: &str) -> bool {
+    let plain = [
+        "201 signed up",
+        "204 disconnected",
+        "205 note kept",
+        "400 not understood",
+        "403 refused",
+        "409 name taken",
+        "503 unavailable",
+    ];
+    let session = ["202 signed in, session ", "203 already signed in, session "];
+    let number = |digits: &str| digits.parse().ok().filter(|number: &u64| number.to_string() == digits);
+    let wait = text.strip_prefix("429 retry after ").and_then(|rest| rest.strip_suffix(" s")).and_then(number);
+    plain.contains(&text)
+        || session.iter().any(|head| text.strip_prefix(head).and_then(number).is_some())
+        || wait.is_some_and(|seconds| seconds <= u32::MAX.into())
+}
+
+/// Version 1, memory, passes and lanes within the bounds of clients, and any key.
+fn is_greeting(bytes: &[u8; GREETING_LEN]) -> bool {
+    let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    bytes[0] == 1
+        && (19 << 10..=1 << 20).contains(&number(1))
+        && (2..=16).contains(&number(5))
+        && (1..=16).contains(&bytes[9])
 }
 
 fn check_texts(input: &[u8]) {
@@ -90,13 +144,12 @@ fn check_texts(input: &[u8]) {
         Ok(text) => text,
         Err(error) => std::str::from_utf8(&input[..error.valid_up_to()]).expect("valid up to there"),
     };
-    if let Some(status) = Status::parse(text) {
+    let status = Status::parse(text);
+    assert_eq!(status.is_some(), is_status(text));
+    if let Some(status) = status {
         assert_eq!(status.text().as_ref(), text);
     }
-    let username = Username::new(text);
-    let fits = (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    assert_eq!(username.is_ok(), fits);
+    assert_eq!(Username::new(text).is_ok(), is_name(text.as_bytes()));
     // A challenge for somebody whose name has underscores may look like another's: only the one who is meant answers.
     let nonce_at = text.len().checked_sub(49);
     for (at, _) in text.match_indices('_') {
@@ -109,12 +162,14 @@ fn check_texts(input: &[u8]) {
         let right = nonce_at == Some(at) && hex;
         assert_eq!(Challenge::parse(text, &username).is_some(), right, "{text} for {name}");
     }
-    if let Some(greeting) = input.first_chunk::<GREETING_LEN>()
-        && let Ok(greeting) = Greeting::parse(greeting)
-    {
-        let parameters = greeting.parameters();
-        let (memory, passes, lanes) = (parameters.memory(), parameters.passes(), parameters.lanes());
-        assert!((19 << 10..=1 << 20).contains(&memory) && (2..=16).contains(&passes) && (1..=16).contains(&lanes));
+    if let Some(bytes) = input.first_chunk() {
+        let greeting = Greeting::parse(bytes);
+        assert_eq!(greeting.is_ok(), is_greeting(bytes));
+        if let Ok(greeting) = greeting {
+            let parameters = greeting.parameters();
+            let fields = [parameters.memory(), parameters.passes(), parameters.lanes().into()].map(u32::to_be_bytes);
+            assert_eq!([&fields[0], &fields[1], &fields[2][3..]].concat(), bytes[1..10]);
+        }
     }
 }
 

@@ -182,9 +182,8 @@ impl World<'_> {
                 4..=63 => self.open_own(script)?,
                 choice => {
                     self.now = Instant::from_millis(self.now.millis() + u64::from(choice) * u64::from(choice) * 20);
-                    if self.node.poll_timeout().is_some_and(|tick| tick <= self.now) {
-                        self.model.time(self.now);
-                    }
+                    let due = self.node.poll_timeout().is_some_and(|tick| tick <= self.now);
+                    self.model.time(self.now, due);
                     self.node.handle_timeout(self.now);
                 }
             },

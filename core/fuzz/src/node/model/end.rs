@@ -168,9 +168,12 @@ impl Model {
         self.lines.remove(&link);
     }
 
-    /// Time has passed; at this moment the node looks at its deadlines.
-    pub(in super::super) fn time(&mut self, now: Instant) {
+    /// Time has passed. If something is `due`, the node looks at its deadlines at this moment.
+    pub(in super::super) fn time(&mut self, now: Instant, due: bool) {
         self.now = now;
+        if !due {
+            return;
+        }
         for at in self.by_place() {
             let circuit = &mut self.circuits[at];
             if now < circuit.deadline {
