@@ -1,8 +1,7 @@
 //! Replays every file of the corpora of the host's fuzz targets (`core/fuzz/host/corpus/<target>/`) through the functions that those run.
 //!
 //! The seeds in the corpora come from `core/fuzz/host/src/seeds.rs`. After a change there, or of the printed default configuration:
-//! `cargo test -p bulbil-host --test corpus -- --ignored write_seeds`. The `found-*` files are the fewest of a long search's finds that reach
-//! whatever code it reached, as those of the core's corpora are. An input that failed becomes a seed with a name that says why.
+//! `cargo test -p bulbil-host --test corpus -- --ignored write_seeds`. An input that failed becomes a seed with a name that says why.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -47,6 +47,18 @@ pub fn link() -> Vec<Seed> {
     };
     let whole = [0, 0xc0, 0xc1, 0, 0x04, 0xc2];
     let after = |steps: &[u8]| [&whole, steps].concat();
+    // Found: one end's stream breaks while the bytes behind its answer have not been read yet.
+    let broken = [
+        &b"\x00\xc0\xc1\x00\x00\x01\x01\x00\x01\x00\x00\x01\x01\x00\x01\x00\x00\x01\x31\x32\x37\x2e\x30\x2e\
+          \x30\x2e\x31\x01\x00\x01\x00\x00\x01\x01\x00\x80\x01\x3b\x41"[..],
+        &[0xff; 51],
+        b"\x00\x00\x01\x01\x00\x01\x00\x00\x41\x01\x00\x01\x00\x00\x01\x01\x00\x01\x00\x00\x01\x01\x00\x01\
+          \x01\x00\x01\x00\x00\x01\x04\xfb\x01\x04\xfb\xc2\x00\x36\x35\x35\x33\x35\x04\x01\x0b\xc8\x46\x4a\
+          \x36\xfb\x56\x39\xc4\x5d\xd9\xbb\xfb\xfa\x70\x8f\x68\xdf\x7d\x57\xc4\x96\x75\xff\xff\xff\xff\xb6\
+          \xe6\x90\xf3\x34\x2c\x51\xee\x6c\x0a\x0a\x87\x2d\x61\xca",
+        &[0xe1; 100],
+        b"\x7a\x13\xed\x01\xb8\x5f\xf0\xb3\xcc\xff\x28\x90\x00\x01\x01\x00\x01\x00\x00\x01\x01\x00\xc8",
+    ];
     let seeds = [
         ("at-once", vec![0x0f]),
         ("pieces-of-1", pieces(1, 60)),
@@ -61,6 +73,7 @@ pub fn link() -> Vec<Seed> {
         ("answer-longer", after(&[0xfb, 1, 0, 4, 1, 2, 3, 4])),
         ("answer-cut-off", after(&[1, 1, 0, 0xff])),
         ("record-altered", after(&[1, 0x0c, 0, 1, 0x0c, 0, 0xf0, 0, 99, 1])),
+        ("broken-behind-the-answer", broken.concat()),
         ("record-lost", after(&[1, 0x0c, 0, 1, 0x0c, 0, 0xf6, 0, 0, 2, 19])),
     ];
     seeds.into()
@@ -280,6 +293,7 @@ pub fn exchange() -> Vec<Seed> {
         ("request", request([1, 1, 100], &[], &[])),
         ("request-filter", request([1, 1, 128], &[0x5a; 40], &[])),
         ("request-full-filter", request([1, 1, 1], &[0xff; 16], &[])),
+        ("request-longest-filter-and-announces", request([1, 1, 100], &[0x5a; 4096], exit)),
         ("request-announces", request([1, 1, 100], &[0x5a; 3], exit)),
         ("request-epoch", request([1, 2, 8], &[0x5a; 3], relay)),
         ("request-version", request([2, 1, 100], &[], &[])),
