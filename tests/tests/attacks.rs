@@ -37,7 +37,7 @@ fn tests_in(directory: &Path, names: &mut BTreeSet<String>) {
 fn every_attack_has_an_answer_and_every_answer_a_test() {
     let protocol = fs::read_to_string(top().join("core/PROTOCOL.md")).unwrap();
     let mut tests = BTreeSet::new();
-    for part in ["core/src", "host/src", "firmware-sim/src", "tests"] {
+    for part in ["core/src", "core/tests", "host/src", "firmware-sim/src", "tests"] {
         tests_in(&top().join(part), &mut tests);
     }
     assert!(!tests.contains("there_is_no_such_test") && tests.len() > 100, "{} tests", tests.len());
