@@ -171,12 +171,13 @@ impl Lan {
         self.hosts.len() - 1
     }
 
-    /// Does everything that can be done now, then lets the time pass until something else can.
+    /// Does everything that can be done now, checks every node's books, then lets the time pass until something else can.
     pub fn step(&mut self) {
         self.step_with(|_, node| node.poll());
+        self.audit();
     }
 
-    /// The same, where `poll` polls the nodes: to measure one of them.
+    /// The same without a look at the books, where `poll` polls the nodes: to measure one of them.
     pub fn step_with(&mut self, mut poll: impl FnMut(usize, &mut LanNode) -> Instant) {
         let now = self.clock.now();
         let mut next = Instant::from_millis(now.millis() + 1000);
@@ -227,8 +228,7 @@ impl Lan {
         }
     }
 
-    /// Checks every node's books.
-    pub fn audit(&self) {
+    fn audit(&self) {
         for (at, node) in self.nodes.iter().enumerate() {
             node.node().audit().unwrap_or_else(|error| panic!("node {at}: {error}"));
         }

@@ -187,7 +187,8 @@ pub struct Plan {
     /// One call of a node in so many is followed by an audit of its books; with 1 neighbours' books are compared as well.
     ///
     /// An audit looks at every place of every table, and a city of 2,000 nodes calls them hundreds of millions of times: there one call in
-    /// thousands is all that there is time for. What is wrong in a node's books stays wrong until its circuit ends, and small cities look at each.
+    /// thousands is all that there is time for. What is wrong in a node's books stays wrong until its circuit ends. Small cities look at each, but
+    /// for one that lives for a day.
     pub audit_stride: u64,
 }
 

@@ -152,7 +152,8 @@ mod tests {
         let defences = Defences { test_before_evict: false, ..Defences::ALL };
         // Exchanges are so few that everybody has to be tested to be met anew within the hour; and there is room for all.
         let settings = Settings { exchange: Duration::from_secs(4 * 3600), ..Settings::DEFAULT };
-        let plan = Plan { defences, settings, connects_lost: 0, link_life: None, ..Plan::standing(1, 8) };
+        let plan =
+            Plan { defences, settings, connects_lost: 0, link_life: None, audit_stride: 1, ..Plan::standing(1, 8) };
         run(&plan, |city| {
             for _ in 0..80 {
                 city.run_for(Duration::from_secs(60));

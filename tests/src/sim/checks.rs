@@ -11,6 +11,7 @@ use bulbil_core::node::{CircuitBooks, RoleBooks};
 use super::Network;
 use super::node::Token;
 use super::pipes::StreamId;
+use super::shell::is_faulty;
 use super::wire;
 use super::world::{NodeIndex, Owner};
 
@@ -194,10 +195,9 @@ impl Network<'_, '_> {
         let this = &self.nodes[index];
         for &(link, end) in &this.shell.link_ends {
             let faulty = match end {
-                LinkEnd::Violation(_) | LinkEnd::Record(_) | LinkEnd::Handshake(_) => true,
-                LinkEnd::Answer(_) | LinkEnd::WrongNode => true,
+                LinkEnd::WrongNode => true,
                 LinkEnd::Descriptor(_) => !this.shell.clocks_jump,
-                LinkEnd::Io(_) | LinkEnd::Closed | LinkEnd::Idle | LinkEnd::Stalled | LinkEnd::Shutdown => false,
+                _ => is_faulty(end),
             };
             let other = this.peers.get(&link).copied();
             let explained = self.has_turned(index) || other.is_some_and(|other| self.has_turned(other));

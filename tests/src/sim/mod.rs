@@ -3,8 +3,9 @@
 //!
 //! [`run`] makes the nodes and hands the [`Network`] to a test, which opens conversations ([`Network::open`]) and lets time pass
 //! ([`Network::run_until`], [`Network::run_for`], [`Network::settle`]). After every step the simulator itself checks what must always
-//! hold: the pools' bounds, each node's own books ([`bulbil_core::node::Node::audit`]), and that every byte which an application or a
-//! target hears is the one that comes next.
+//! hold: the pools' bounds, each node's own books ([`bulbil_core::node::Node::audit`]), that nothing is said or asked of a link or a
+//! conversation that has ended, and that every byte which an application or a target hears is the one that comes next. Only the books of
+//! networks of very many or very long runs are looked at after one call in thousands (`metropolis::Plan::audit_stride`).
 
 mod actor;
 mod checks;
@@ -160,6 +161,7 @@ fn settle_lives<T>(seed: u64, settlers: &[Settler], lives: usize, test: impl FnO
             jobs: spec.jobs,
             notices: Vec::new(),
             over: HashSet::new(),
+            ended: HashSet::new(),
             link_ends: Vec::new(),
         };
         if let Some(address) = settler.address.filter(|_| settler.born) {
@@ -247,7 +249,7 @@ impl<'m, 'b> Network<'m, 'b> {
         self.nodes[node].driver.node().is_rotation_due()
     }
 
-    /// How links of a node have ended, in order.
+    /// How links of a node have ended, in order. Of a node with a resident that hears it, nothing.
     #[must_use]
     pub fn link_ends(&self, node: NodeIndex) -> Vec<LinkEnd> {
         self.nodes[node].shell.link_ends.iter().map(|(_, end)| *end).collect()

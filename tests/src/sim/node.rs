@@ -276,6 +276,7 @@ impl<'m, 'b> SimNode<'m, 'b> {
         self.peers.clear();
         (self.timer, self.asleep_until) = (None, 0);
         self.shell.notices.clear();
+        self.shell.ended.clear();
         self.shell.link_ends.clear();
         self.shell.over.clear();
     }

@@ -67,6 +67,9 @@ pub(crate) struct SimShell {
     pub(super) notices: Vec<Notice>,
     /// Conversations that are over.
     pub(super) over: HashSet<ConversationId>,
+    /// Links whose end was told.
+    pub(super) ended: HashSet<LinkId>,
+    /// How they ended, where nobody lives.
     pub(super) link_ends: Vec<(LinkId, LinkEnd)>,
 }
 
@@ -77,8 +80,7 @@ impl SimShell {
 
     /// Nothing is said or asked of a link once its end was told.
     fn expect_link(&self, link: LinkId) {
-        let over = self.link_ends.iter().any(|(ended, _)| *ended == link);
-        assert!(!over, "node {}: {link:?} has ended before", self.index);
+        assert!(!self.ended.contains(&link), "node {}: {link:?} has ended before", self.index);
     }
 
     /// Nothing is said or asked of a conversation once it is over.
@@ -92,6 +94,15 @@ impl SimShell {
         let delay = world.draw((0, most));
         let at = world.now + delay;
         world.at(at, event);
+    }
+}
+
+/// Whether a link ended by what no node does that follows the protocol, whoever has its address and whatever its clock says.
+pub(super) const fn is_faulty(end: LinkEnd) -> bool {
+    match end {
+        LinkEnd::Violation(_) | LinkEnd::Record(_) | LinkEnd::Handshake(_) | LinkEnd::Answer(_) => true,
+        LinkEnd::Descriptor(_) | LinkEnd::WrongNode | LinkEnd::Io(_) => false,
+        LinkEnd::Closed | LinkEnd::Idle | LinkEnd::Stalled | LinkEnd::Shutdown => false,
     }
 }
 
@@ -193,15 +204,16 @@ impl Shell for SimShell {
     }
 
     fn handle_link_end(&mut self, link: LinkId, end: LinkEnd) {
+        self.expect_link(link);
+        self.ended.insert(link);
         match &mut self.letters {
             Some(letters) => {
+                // Attackers lie in what they tell; their nodes are nodes.
+                assert!(!is_faulty(end), "node {}, {link:?}: {end:?}", self.index);
                 self.connecting.remove(&link);
                 letters.push(Letter::LinkEnded(link, end));
             }
-            None => {
-                self.expect_link(link);
-                self.link_ends.push((link, end));
-            }
+            None => self.link_ends.push((link, end)),
         }
     }
 
@@ -220,13 +232,11 @@ impl Shell for SimShell {
     }
 
     fn handle_over(&mut self, conversation: ConversationId, outcome: Outcome) {
+        self.expect_conversation(conversation);
+        self.over.insert(conversation);
         match &mut self.letters {
             Some(letters) => letters.push(Letter::Over(conversation, outcome)),
-            None => {
-                self.expect_conversation(conversation);
-                self.over.insert(conversation);
-                self.notices.push(Notice::Over(conversation, outcome));
-            }
+            None => self.notices.push(Notice::Over(conversation, outcome)),
         }
     }
 }
