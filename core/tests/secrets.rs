@@ -29,7 +29,7 @@ macro_rules! cannot_be_printed {
     };
 }
 
-/// The types that hold bytes of a secret; all others are made of these.
+/// The types that others take their secrets' bytes from. (What is private and has a `Drop` of its own, as the link's KEM key, cannot be named here.)
 #[test]
 fn secrets_are_wiped() {
     fn wiped<T: ZeroizeOnDrop>() {}
